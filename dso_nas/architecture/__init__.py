@@ -1,0 +1,1 @@
+"""Search space, genotypes, pruning, costs and random architectures: pure Python and NumPy, never MXNet."""

@@ -1,0 +1,134 @@
+"""The searched architecture as a plain, versioned description, apart from weights and framework.
+
+A genotype holds live connections only: every operation it names has an input and a way to the block's output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any, Dict, Mapping, Set, Tuple
+
+import numpy as np
+
+from dso_nas.architecture import genotype_file
+from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError
+from dso_nas.architecture.genotype_file import SHARED, SPACE
+from dso_nas.architecture.lambdas import SCOPES
+from dso_nas.architecture.topology import REDUCTION_OPERATIONS, BlockTopology, NetworkSpec, Unit
+from dso_nas.errors import UserError
+
+__all__ = ["SHARED", "BlockGenotype", "Genotype", "GenotypeError"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+    """A network's architecture.
+
+    `blocks` holds one block under 'shared' in scope 'share', one under each unit's name in scope 'full'.
+    `reductions` lists the live ones of REDUCTION_OPERATIONS for every stage but the last; `source` is free
+    JSON saying where the genotype came from.
+    """
+
+    topology: BlockTopology
+    scope: str
+    blocks: Mapping[str, BlockGenotype]
+    reductions: Tuple[Tuple[str, ...], ...]
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    space: str = SPACE
+
+    def block(self, unit: Unit) -> BlockGenotype:
+        """The block standing at a convolution block's place."""
+        return self.blocks[SHARED if self.scope == "share" else unit.name]
+
+    def reduction(self, unit: Unit) -> Tuple[str, ...]:
+        """Live operations of a reduction block."""
+        return self.reductions[unit.stage - 1]
+
+    @classmethod
+    def full(cls, spec: NetworkSpec, scope: str) -> Genotype:
+        """The completely connected network (paper, Fig. 5a)."""
+        if scope not in SCOPES:
+            raise UserError(f"scope: unknown {scope!r}, allowed are {', '.join(SCOPES)}")
+        topology = spec.topology
+        block = BlockGenotype.from_mask(topology, np.ones(topology.num_connections, bool))
+        names = [SHARED] if scope == "share" else [unit.name for unit in spec.block_units()]
+        reductions = (REDUCTION_OPERATIONS,) * (spec.stages - 1)
+        return cls(topology, scope, {name: block for name in names}, reductions)
+
+    def check_fits(self, spec: NetworkSpec) -> None:
+        """Check that a network of `spec` can be built from this genotype.
+
+        Scope 'share' fits any number of blocks per stage, 'full' only its own.
+
+        Raises:
+            GenotypeError: saying what differs.
+        """
+        if self.topology != spec.topology:
+            ours, theirs = _describe(self.topology), _describe(spec.topology)
+            raise GenotypeError(f"topology: the genotype has {ours}, the network {theirs}")
+        found, needed = len(self.reductions), spec.stages - 1
+        if found != needed:
+            raise GenotypeError(
+                f"reductions: the genotype has {found}, a network of {spec.stages} stages needs {needed}"
+            )
+        if self.scope == "full":
+            self._check_blocks({unit.name for unit in spec.block_units()})
+
+    def save(self, path: str) -> None:
+        """Write the JSON file; a reader sees the old file or the new one, never a part.
+
+        Raises:
+            GenotypeError: the file cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(temporary, path)
+        except OSError as error:
+            raise GenotypeError(f"{path}: cannot write the genotype: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: str) -> Genotype:
+        """Read and check a JSON file.
+
+        Raises:
+            GenotypeError: naming the file and the key that is wrong.
+        """
+        return cls.from_json(genotype_file.read(path), str(path))
+
+    def to_json(self) -> Dict[str, Any]:
+        """The file's content as plain JSON values."""
+        return {
+            "format": genotype_file.FORMAT,
+            "version": genotype_file.VERSION,
+            "space": self.space,
+            "topology": {"levels": self.topology.levels, "operations": list(self.topology.operations)},
+            "scope": self.scope,
+            "blocks": {name: block.to_json() for name, block in self.blocks.items()},
+            "reductions": [list(live) for live in self.reductions],
+            "source": dict(self.source),
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Genotype:
+        """Check plain JSON values and make a genotype of them; `where` (a file's name) begins every error.
+
+        Raises:
+            GenotypeError: naming `where` and the key that is wrong.
+        """
+        return cls(**genotype_file.parse(content, where))
+
+    def _check_blocks(self, needed: Set[str]) -> None:
+        missing, extra = sorted(needed - set(self.blocks)), sorted(set(self.blocks) - needed)
+        if missing:
+            raise GenotypeError(f"blocks: the network has {missing[0]}, the genotype (scope full) does not")
+        if extra:
+            raise GenotypeError(f"blocks: the genotype (scope full) has {extra[0]}, the network does not")
+
+
+def _describe(topology: BlockTopology) -> str:
+    return f"{topology.levels} levels of {', '.join(topology.operations)}"

@@ -1,0 +1,197 @@
+"""Reading genotype files: every rule a file must keep, each refusal one line with the file and the key."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple
+
+from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError
+from dso_nas.architecture.lambdas import SCOPES
+from dso_nas.architecture.topology import INPUT, OPERATIONS, REDUCTION_OPERATIONS, BlockTopology, Node
+
+FORMAT = "dso-nas-genotype"
+VERSION = 1
+SPACE = "normal"
+SHARED = "shared"
+MAX_BYTES = 16 * 2**20
+MAX_LEVELS = 100
+
+_KEYS = ("format", "version", "space", "topology", "scope", "blocks", "reductions", "source")
+_NODE = re.compile(r"([1-9][0-9]{0,3})\.([1-9][0-9]{0,3})")
+_UNIT = re.compile(r"stage[1-9][0-9]{0,3}_unit[1-9][0-9]{0,3}")
+
+
+def read(path: str) -> Any:
+    """The JSON content of a file of at most MAX_BYTES, without duplicate keys and non-finite numbers.
+
+    Raises:
+        GenotypeError: the file is missing, unreadable, too large or no such JSON.
+    """
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise GenotypeError(f"{path}: cannot read the genotype: {error.strerror}") from error
+    if len(raw) > MAX_BYTES:
+        raise GenotypeError(f"{path}: larger than {MAX_BYTES >> 20} MB, no genotype is")
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise GenotypeError(f"{path}: not a genotype's JSON: {reason}") from error
+
+
+def parse(content: Any, where: str) -> Dict[str, Any]:
+    """The fields of a `Genotype` from a file's content; `where` begins every error.
+
+    Raises:
+        GenotypeError: naming `where` and the key that is wrong.
+    """
+    return _Parser(where).genotype(content)
+
+
+class _Parser:
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def genotype(self, content: Any) -> Dict[str, Any]:
+        self.keys(content, "the file", _KEYS)
+        self.literal(content["format"], "format", (FORMAT,))
+        self.literal(content["version"], "version", (VERSION,))
+        topology = self.topology(content["topology"])
+        scope = self.literal(content["scope"], "scope", SCOPES)
+        reductions = self.list_of(content["reductions"], "reductions")
+        self.finite(self.mapping(content["source"], "source"), "source")
+        return {
+            "space": self.literal(content["space"], "space", (SPACE,)),
+            "topology": topology,
+            "scope": scope,
+            "blocks": self.blocks(content["blocks"], scope, topology),
+            "reductions": tuple(self.reduction(live, f"reductions.{i}") for i, live in enumerate(reductions)),
+            "source": content["source"],
+        }
+
+    def topology(self, content: Any) -> BlockTopology:
+        self.keys(content, "topology", ("levels", "operations"))
+        levels = content["levels"]
+        if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= MAX_LEVELS:
+            self.refuse("topology.levels", f"{_short(levels)} is not a whole number from 1 to {MAX_LEVELS}")
+        names = self.names(content["operations"], "topology.operations", tuple(OPERATIONS))
+        return BlockTopology(levels, tuple(names))
+
+    def blocks(self, content: Any, scope: str, topology: BlockTopology) -> Dict[str, BlockGenotype]:
+        self.mapping(content, "blocks")
+        if scope == "share":
+            self.keys(content, "blocks", (SHARED,))
+        elif not content:
+            self.refuse("blocks", "is empty, scope 'full' needs one entry per block")
+        for name in content:
+            if scope == "full" and not _UNIT.fullmatch(name):
+                self.refuse(f"blocks.{_short(name)}", "is not of the form stageS_unitU")
+        return {name: self.block(block, f"blocks.{name}", topology) for name, block in content.items()}
+
+    def block(self, content: Any, key: str, topology: BlockTopology) -> BlockGenotype:
+        self.keys(content, key, ("operations", "outputs"))
+        operations = self.mapping(content["operations"], f"{key}.operations")
+        connections = {
+            self.node(name, f"{key}.operations.{_short(name)}", topology): self.nodes(
+                inputs, f"{key}.operations.{_short(name)}", topology, with_input=True
+            )
+            for name, inputs in operations.items()
+        }
+        outputs = self.nodes(content["outputs"], f"{key}.outputs", topology, with_input=False)
+        block = BlockGenotype({node: connections[node] for node in sorted(connections)}, outputs)
+        problem = block.find_problem()
+        if problem:
+            self.refuse(f"{key}.{problem[0]}", problem[1])
+        return block
+
+    def nodes(self, content: Any, key: str, topology: BlockTopology, with_input: bool) -> Tuple[Node, ...]:
+        found = [
+            INPUT if name == "input" and with_input else self.node(name, key, topology)
+            for name in self.list_of(content, key)
+        ]
+        self.no_duplicates(found, content, key)
+        return tuple(sorted(found))
+
+    def node(self, name: Any, key: str, topology: BlockTopology) -> Node:
+        match = _NODE.fullmatch(name) if isinstance(name, str) else None
+        if not match:
+            self.refuse(key, f"{_short(name)} is not an operation, write 'level.operation'")
+        node = int(match[1]), int(match[2])
+        if node[0] > topology.levels or node[1] > topology.num_operations:
+            size = f"{topology.levels} levels of {topology.num_operations}"
+            self.refuse(key, f"operation {name} does not exist, the topology has {size}")
+        return node
+
+    def reduction(self, content: Any, key: str) -> Tuple[str, ...]:
+        live = self.names(content, key, REDUCTION_OPERATIONS)
+        return tuple(name for name in REDUCTION_OPERATIONS if name in live)
+
+    def names(self, content: Any, key: str, allowed: Sequence[str]) -> List[str]:
+        names = [self.literal(name, key, allowed) for name in self.list_of(content, key)]
+        if not names:
+            self.refuse(key, f"is empty, name some of {', '.join(allowed)}")
+        self.no_duplicates(names, names, key)
+        return names
+
+    def no_duplicates(self, values: Sequence[Any], names: Sequence[Any], key: str) -> None:
+        for position, value in enumerate(values):
+            if value in values[:position]:
+                self.refuse(key, f"names {_short(names[position])} twice")
+
+    def literal(self, value: Any, key: str, allowed: Sequence[Any]) -> Any:
+        if not any(type(value) is type(choice) and value == choice for choice in allowed):
+            self.refuse(key, f"{_short(value)} is not {' or '.join(repr(choice) for choice in allowed)}")
+        return value
+
+    def keys(self, content: Any, key: str, needed: Sequence[str]) -> None:
+        self.mapping(content, key)
+        for name in needed:
+            if name not in content:
+                self.refuse(key, f"the key {name!r} is missing")
+        for name in content:
+            if name not in needed:
+                self.refuse(key, f"unknown key {_short(name)}, allowed are {', '.join(needed)}")
+
+    def mapping(self, content: Any, key: str) -> Mapping[str, Any]:
+        if not isinstance(content, dict):
+            self.refuse(key, f"{_short(content)} is not an object")
+        return content
+
+    def list_of(self, content: Any, key: str) -> List[Any]:
+        if not isinstance(content, list):
+            self.refuse(key, f"{_short(content)} is not a list")
+        return content
+
+    def finite(self, content: Any, key: str) -> None:
+        waiting = [content]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, float) and not math.isfinite(value):
+                self.refuse(key, f"holds {value}, not a finite number")
+            if isinstance(value, (dict, list)):
+                waiting.extend(value.values() if isinstance(value, dict) else value)
+
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        raise GenotypeError(f"{self.where}: {key}: {reason}")
+
+
+def _unique_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_short(repeated)} appears twice")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

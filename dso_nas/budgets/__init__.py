@@ -1,0 +1,1 @@
+"""What a network may cost, and how it is brought there."""

@@ -1,0 +1,1 @@
+"""Images: the sets a user has, their split for the search, and the batches that training takes."""

@@ -1,0 +1,117 @@
+"""What must hold in a process before MXNet is loaded.
+
+Two things only: the environment variable that keeps gradients right, and the CUDA libraries of NVIDIA's
+wheels. Nothing here imports MXNet or asks whether a GPU works: that is for the command line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Iterable, Optional, Tuple
+
+GRADIENT_VARIABLE = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
+GRADIENT_VALUE = 1_000_000
+CUDA_DISTRIBUTION = "mxnet-cu112"
+# Dependencies first: a library finds those it needs among the ones already loaded.
+CUDA_LIBRARIES = (
+    "libcudart.so.11.0",
+    "libnvrtc.so.11.2",
+    "libnvToolsExt.so.1",
+    "libcublasLt.so.11",
+    "libcublas.so.11",
+    "libcufft.so.10",
+    "libcurand.so.10",
+    "libcusolver.so.11",
+    "libcudnn.so.8",
+    "libnccl.so.2",
+)
+
+
+def prepare() -> None:
+    """Make the process ready for `import mxnet`.
+
+    Raises:
+        ImportError: MXNet is loaded already and read an environment under which its gradients are wrong.
+    """
+    guarantee_gradients()
+    if is_installed(CUDA_DISTRIBUTION):
+        # The wheel was built against cuDNN 8.1.1 and would warn about the 8.9 that it runs with.
+        os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
+        preload_cuda(nvidia_folders())
+
+
+def guarantee_gradients() -> None:
+    """Set the variable without which MXNet's static executors sum gradients wrongly.
+
+    MXNet adds the gradients of a tensor with eight or more consumers in place, and with oneDNN on the sum
+    comes out wrong. A supernet is full of such tensors. The variable, the number of consumers from which this
+    is done, is read once, when MXNet is loaded.
+
+    Raises:
+        ImportError: MXNet was imported before, without the variable.
+    """
+    if _gradient_cap() >= GRADIENT_VALUE:
+        return
+    if "mxnet" in sys.modules:
+        raise ImportError(
+            f"mxnet was imported before dso_nas and without {GRADIENT_VARIABLE}={GRADIENT_VALUE}: "
+            "its gradients can be wrong in this process. Import dso_nas first, or set the variable before."
+        )
+    os.environ[GRADIENT_VARIABLE] = str(GRADIENT_VALUE)
+
+
+def _gradient_cap() -> int:
+    try:
+        return int(os.environ.get(GRADIENT_VARIABLE, ""))
+    except ValueError:
+        return 0
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether pip knows a distribution of this name in the running Python."""
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def nvidia_folders() -> Tuple[Path, ...]:
+    """Folders of the `nvidia` namespace package, where NVIDIA's wheels put their libraries; maybe none."""
+    spec = importlib.util.find_spec("nvidia")
+    locations = spec.submodule_search_locations if spec else None
+    return tuple(Path(location) for location in locations or ())
+
+
+def preload_cuda(folders: Iterable[Path]) -> Tuple[Path, ...]:
+    """Load the CUDA libraries of NVIDIA's wheels for all that the process loads later.
+
+    A library that is missing or does not load is passed over: the system may have it, and if not, MXNet's own
+    error names it.
+
+    Args:
+        folders: where to look, each holding `<component>/lib/<library>`.
+
+    Returns:
+        The files loaded, in the order of `CUDA_LIBRARIES`.
+    """
+    folders = tuple(folders)
+    found = (_find(name, folders) for name in CUDA_LIBRARIES)
+    return tuple(path for path in found if path is not None and _load_globally(path))
+
+
+def _find(library: str, folders: Iterable[Path]) -> Optional[Path]:
+    return next((path for folder in folders for path in sorted(folder.glob(f"*/lib/{library}"))), None)
+
+
+def _load_globally(path: Path) -> bool:
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True

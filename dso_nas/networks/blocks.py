@@ -1,0 +1,257 @@
+"""Convolution and reduction blocks, of the supernet and of derived networks (paper, Eq. 1-2 and 8).
+
+Every block is one HybridBlock from (B, C, H, W) to (B, C', H', W'). A search block scales its connections by lambdas, a
+derived block does not; both are built from a `BlockGenotype` and hold only what it keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from mxnet.gluon import HybridBlock, Parameter
+
+from dso_nas.architecture.genotype import BlockGenotype
+from dso_nas.architecture.topology import (AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit)
+from dso_nas.networks.operations import ConvBNReLU, batch_norm, make_operation
+
+PACKED = "packed"
+
+
+def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
+    """The row `vector` (1, k) with zeros where `kept` is false, so that a pruned lambda gets no gradient."""
+    if all(kept):
+        return vector
+    parts, start = [], 0
+    while start < len(kept):
+        stop = start
+        while stop < len(kept) and kept[stop] == kept[start]:
+            stop += 1
+        parts.append(F.slice_axis(vector, axis=1, begin=start, end=stop) if kept[start] else F.zeros((1, stop - start)))
+        start = stop
+    return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
+
+
+def columns(F: Any, rows: Any, positions: Sequence[int], total: int) -> Any:
+    """Columns `positions` (ascending) of `rows` (r, total)."""
+    if len(positions) == total:
+        return rows
+    parts, index = [], 0
+    while index < len(positions):
+        stop = index + 1
+        while stop < len(positions) and positions[stop] == positions[stop - 1] + 1:
+            stop += 1
+        parts.append(F.slice_axis(rows, axis=1, begin=positions[index], end=positions[stop - 1] + 1))
+        index = stop
+    return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
+
+
+def split(F: Any, x: Any, parts: int, axis: int) -> List[Any]:
+    """`x` cut into `parts` equal pieces along `axis`."""
+    return [x] if parts == 1 else list(F.split(x, num_outputs=parts, axis=axis))
+
+
+def total(F: Any, terms: Sequence[Any]) -> Any:
+    """Sum of one or more arrays of the same shape."""
+    return terms[0] if len(terms) == 1 else F.add_n(*terms)
+
+
+def _output_name(node: Node) -> str:
+    return f"output_{node[0]}_{node[1]}"
+
+
+class Block(HybridBlock):
+    """What search and derived blocks share: the kept operations, output weights, BatchNorm and shortcut.
+
+    A block whose every output is dead is its shortcut alone (paper, section 3.1: "in case all operations are pruned").
+    """
+
+    def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, fix_gamma: bool,
+                 dilation: int = 1) -> None:
+        super().__init__(prefix="")
+        self.unit = unit
+        self.topology = topology
+        self.genotype = genotype
+        self._operations: Dict[Node, HybridBlock] = {}
+        for node in genotype.live_nodes:
+            self._operations[node] = self._child(f"op_{node[0]}_{node[1]}", make_operation(
+                topology.operation(node), unit.channels, f"{unit.name}_{node[0]}", fix_gamma, dilation))
+            if node in genotype.outputs:
+                index = topology.output_index(node) + 1
+                shape = (unit.channels, unit.channels, 1, 1)
+                setattr(self, _output_name(node), self.params.get(
+                    f"{unit.name}_output_conv_{index}_weight", shape=shape))
+        if genotype.outputs:
+            self.bn = batch_norm(unit.channels, f"{unit.name}_bn")
+        if unit.first:
+            self.id_conv = ConvBNReLU(unit.channels, unit.in_channels, 1, f"{unit.name}_id_conv", fix_gamma=fix_gamma)
+
+    def _child(self, name: str, block: HybridBlock) -> HybridBlock:
+        self.register_child(block, name)
+        return block
+
+    def _shortcut(self, x: Any) -> Any:
+        return self.id_conv(x) if self.unit.first else x
+
+    def _levels(self) -> List[Tuple[int, List[Node]]]:
+        live = self.genotype.live_nodes
+        return [(level, [node for node in live if node[0] == level]) for level in range(1, self.topology.levels + 1)]
+
+    def _output(self, F: Any, x: Any, weight: Any) -> Any:
+        """The 1x1 convolution from one operation to the block's output."""
+        return F.Convolution(x, weight, kernel=(1, 1), num_filter=self.unit.channels, no_bias=True)
+
+    def _finish(self, F: Any, x: Any, outputs: Sequence[Any]) -> Any:
+        return F.relu(self.bn(total(F, outputs))) + self._shortcut(x)
+
+
+class SearchBlock(Block):
+    """A block of the supernet: every kept connection scaled by its lambda (Eq. 8), outputs by `after`.
+
+    `lambdas` maps the topology's keys (or 'packed') to parameters of shape (1, k), shared with other blocks in scope
+    'share'. Rather than one multiplication per connection, a level's inputs are one contraction of the stacked
+    predecessors with the level's lambda matrix, and output lambdas are folded into the output convolutions' weights.
+    BatchNorm scales of the operations are fixed at one (section 4.1).
+    """
+
+    def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, lambdas: Mapping[Key, Parameter],
+                 dilation: int = 1) -> None:
+        super().__init__(unit, topology, genotype, fix_gamma=True, dilation=dilation)
+        self._lambda_names: Dict[Key, str] = {}
+        if not genotype.outputs:
+            return
+        for key, parameter in lambdas.items():
+            if key in (AFTER, PACKED) or key in genotype.connections:
+                name = f"lambda_{key}" if isinstance(key, str) else f"lambda_{key[0]}_{key[1]}"
+                self._lambda_names[key] = name
+                setattr(self, name, parameter)
+                self.params.update({parameter.name: parameter})
+
+    def hybrid_forward(self, F: Any, x: Any, **parameters: Any) -> Any:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.genotype.outputs:
+            return self._shortcut(x)
+        rows = self._rows(F, parameters)
+        hidden: Dict[Node, Any] = {INPUT: x}
+        for level, nodes in self._levels():
+            for node, scaled in zip(nodes, self._inputs(F, level, nodes, rows, hidden)):
+                hidden[node] = self._operations[node](scaled)
+        return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], hidden, parameters))
+
+    def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
+        """The lambda vector (1, k) of every key that is used, zeros at what is pruned."""
+        mask = self.topology.unpack(self.genotype.mask(self.topology))
+        rows = {}
+        for key in list(self.genotype.connections) + [AFTER]:
+            if PACKED in self._lambda_names:
+                span = self.topology.slice(key)
+                vector = F.slice_axis(parameters[self._lambda_names[PACKED]], axis=1, begin=span.start, end=span.stop)
+            else:
+                vector = parameters[self._lambda_names[key]]
+            rows[key] = kept_entries(F, vector, [bool(kept) for kept in mask[key]])
+        return rows
+
+    def _inputs(self, F: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
+                hidden: Mapping[Node, Any]) -> List[Any]:
+        """Inputs of a level's operations: lambda matrix (n, k) times the stacked predecessors (B, k, C*H, W)."""
+        if level == 1 or not nodes:
+            return [hidden[INPUT]] * len(nodes)
+        predecessors = self.topology.predecessors(level)
+        used = [i for i, p in enumerate(predecessors) if any(p in self.genotype.connections[node] for node in nodes)]
+        matrix = F.concat(*[rows[node] for node in nodes], dim=0) if len(nodes) > 1 else rows[nodes[0]]
+        matrix = columns(F, matrix, used, len(predecessors))
+        stacked = F.stack(*[hidden[predecessors[i]] for i in used], axis=1).reshape((0, 0, -3, 0))
+        # A 1x1 convolution over the predecessor axis: the fastest contraction MXNet has on the CPU.
+        mixed = F.Convolution(stacked, matrix.reshape((len(nodes), len(used), 1, 1)), kernel=(1, 1),
+                              num_filter=len(nodes), no_bias=True)
+        return [F.reshape_like(part, hidden[INPUT]) for part in split(F, mixed, len(nodes), axis=1)]
+
+    def _scaled_outputs(self, F: Any, after: Any, hidden: Mapping[Node, Any],
+                        parameters: Mapping[str, Any]) -> List[Any]:
+        """lambda_k * conv1x1(h_k) for every kept output, the lambda multiplied into the weight."""
+        nodes = self.genotype.outputs
+        positions = [self.topology.output_index(node) for node in nodes]
+        scales = columns(F, after, positions, self.topology.num_nodes).reshape((-1, 1, 1))
+        weights = F.stack(*[parameters[_output_name(node)] for node in nodes], axis=0)
+        # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
+        weights = F.batch_dot(scales, weights.reshape((0, 1, -1)))
+        shape = (self.unit.channels, self.unit.channels, 1, 1)
+        return [self._output(F, hidden[node], weight.reshape(shape))
+                for node, weight in zip(nodes, split(F, weights, len(nodes), axis=0))]
+
+
+class DerivedBlock(Block):
+    """A block of a derived network: kept connections are plain sums, lambdas are not multiplied (Eq. 6).
+
+    With `drop_path`, forward takes (B, `num_paths`) multipliers, one column per path that can be dropped: first the
+    inputs of each operation that has more than one, in level order, then every output convolution.
+    """
+
+    def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, drop_path: bool = False,
+                 dilation: int = 1) -> None:
+        super().__init__(unit, topology, genotype, fix_gamma=False, dilation=dilation)
+        self._drop_path = drop_path
+
+    @property
+    def num_paths(self) -> int:
+        """Columns of the drop-path multipliers this block takes; 0 without drop path."""
+        if not self._drop_path:
+            return 0
+        inputs = sum(len(nodes) for nodes in self.genotype.connections.values() if len(nodes) > 1)
+        return inputs + len(self.genotype.outputs)
+
+    def hybrid_forward(self, F: Any, x: Any, paths: Optional[Any] = None, **parameters: Any) -> Any:
+        """(B, C, H, W) and, with drop path, (B, num_paths) -> (B, C, H, W)."""
+        if not self.genotype.outputs:
+            return self._shortcut(x)
+        columns_left = iter(() if paths is None else split(F, paths, self.num_paths, axis=1))
+        hidden: Dict[Node, Any] = {INPUT: x}
+        for level, nodes in self._levels():
+            for node in nodes:
+                sources = self.genotype.connections[node] if level > 1 else (INPUT,)
+                inputs = [hidden[source] for source in sources]
+                if len(inputs) > 1:
+                    inputs = [self._dropped(F, term, columns_left, paths) for term in inputs]
+                hidden[node] = self._operations[node](total(F, inputs))
+        outputs = [self._output(F, hidden[node], parameters[_output_name(node)]) for node in self.genotype.outputs]
+        outputs = [self._dropped(F, term, columns_left, paths) for term in outputs]
+        return self._finish(F, x, outputs)
+
+    @staticmethod
+    def _dropped(F: Any, term: Any, multipliers: Any, paths: Optional[Any]) -> Any:
+        if paths is None:
+            return term
+        return F.broadcast_mul(term, next(multipliers).reshape((0, 1, 1, 1)))
+
+
+class ReductionBlock(HybridBlock):
+    """Halves the map: the kept ones of conv1x1 and conv3x3 of stride 2, summed (section 3.1).
+
+    With a parameter `scales` of shape (1, 2) each is multiplied by its lambda (a supernet), without they are summed.
+    """
+
+    def __init__(self, unit: Unit, operations: Sequence[str], scales: Optional[Parameter] = None,
+                 stride: int = 2) -> None:
+        super().__init__(prefix="")
+        self.unit = unit
+        self._kept = [name for name in REDUCTION_OPERATIONS if name in operations]
+        self._branches = []
+        for name in self._kept:
+            branch = ConvBNReLU(unit.channels, unit.in_channels, int(name[-1]), f"{unit.name}_{name}", stride,
+                                fix_gamma=scales is not None)
+            self.register_child(branch, name)
+            self._branches.append(branch)
+        if scales is not None:
+            self.scales = scales
+            self.params.update({scales.name: scales})
+
+    def hybrid_forward(self, F: Any, x: Any, scales: Optional[Any] = None) -> Any:
+        """(B, C, H, W) -> (B, C', H/2, W/2), sizes rounded up."""
+        branches = [branch(x) for branch in self._branches]
+        if scales is None:
+            return total(F, branches)
+        positions = [REDUCTION_OPERATIONS.index(name) for name in self._kept]
+        kept = columns(F, scales, positions, len(REDUCTION_OPERATIONS))
+        stacked = F.stack(*branches, axis=1).reshape((0, 0, -3, 0))
+        mixed = F.Convolution(stacked, kept.reshape((1, len(positions), 1, 1)), kernel=(1, 1), num_filter=1,
+                              no_bias=True)
+        return F.reshape_like(mixed, branches[0])

@@ -1,0 +1,121 @@
+"""The frame every network stands in: stem, units, head, as a chain of segments.
+
+A segment is a HybridBlock from one feature map to the next. Training walks the chain itself, so that it can throw a
+segment's insides away and compute them again (`dso_nas.training.memory`); calling the network walks it in one go, and
+tracing it with a Symbol gives the whole graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, nn
+
+from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.networks.operations import batch_norm, convolution
+
+
+class Stem(HybridBlock):
+    """(B, 3, H, W) -> first stage's input.
+
+    CIFAR: conv0 3x3, bn0, ReLU. ImageNet: conv0 3x3/2 of half the width, bn0, ReLU, conv1 3x3/2, bn1, ReLU.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(prefix="")
+        self._layers: List[Tuple[HybridBlock, HybridBlock]] = []
+        channels = spec.image_shape[0]
+        for index, width in enumerate(spec.stem_widths):
+            conv = convolution(width, channels, 3, f"conv{index}", spec.stem_stride)
+            bn = batch_norm(width, f"bn{index}")
+            self.register_child(conv, f"conv{index}")
+            self.register_child(bn, f"bn{index}")
+            self._layers.append((conv, bn))
+            channels = width
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        for conv, bn in self._layers:
+            x = F.relu(bn(conv(x)))
+        return x
+
+
+class Head(HybridBlock):
+    """final_bn, ReLU, global average pool, dropout, fc1: (B, C, H, W) -> logits (B, classes)."""
+
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__(prefix="")
+        self._dropout = dropout
+        self.bn = batch_norm(channels, "final_bn")
+        self.fc1 = nn.Dense(classes, in_units=channels, prefix="fc1_")
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        x = F.Pooling(F.relu(self.bn(x)), global_pool=True, kernel=(1, 1), pool_type="avg")
+        if self._dropout:
+            x = F.Dropout(x, p=self._dropout)
+        return self.fc1(x)
+
+
+class Network(HybridBlock):
+    """Stem, `units` and head of `spec` in a chain; (B, channels, H, W) -> logits (B, classes).
+
+    `auxiliary` is a head on the input of the unit at `auxiliary_at`; a call then returns (logits, auxiliary logits).
+    `units` that take drop-path multipliers say how many in `num_paths`.
+    """
+
+    def __init__(self, spec: NetworkSpec, units: Sequence[HybridBlock], dropout: float = 0.0,
+                 auxiliary: Optional[HybridBlock] = None, auxiliary_at: int = 0) -> None:
+        super().__init__(prefix="")
+        self.spec = spec
+        self.stem = Stem(spec)
+        self.units = list(units)
+        for unit in self.units:
+            self.register_child(unit, unit.unit.name)
+        self.head = Head(spec.widths[-1], spec.classes, dropout)
+        self.auxiliary = auxiliary
+        self.auxiliary_at = auxiliary_at
+
+    @property
+    def segments(self) -> Tuple[HybridBlock, ...]:
+        """The chain without the auxiliary head: stem, units, head."""
+        return (self.stem, *self.units, self.head)
+
+    @property
+    def num_paths(self) -> int:
+        """Columns of the drop-path multipliers the network takes."""
+        return sum(getattr(unit, "num_paths", 0) for unit in self.units)
+
+    def hybrid_forward(self, F: Any, x: Any, paths: Optional[Any] = None) -> Any:
+        """See the class; `paths` is (B, num_paths), needed when `num_paths` is not 0."""
+        auxiliary, start = None, 0
+        x = self.stem(x)
+        for index, unit in enumerate(self.units):
+            if self.auxiliary is not None and index == self.auxiliary_at:
+                auxiliary = self.auxiliary(x)
+            width = getattr(unit, "num_paths", 0)
+            if width:
+                x = unit(x, F.slice_axis(paths, axis=1, begin=start, end=start + width))
+                start += width
+            else:
+                x = unit(x)
+        logits = self.head(x)
+        return logits if auxiliary is None else (logits, auxiliary)
+
+    def hybridize_segments(self) -> None:
+        """Compile every segment by itself (dynamic: static allocation would give each a memory pool of its own)."""
+        for segment in self.segments + ((self.auxiliary,) if self.auxiliary is not None else ()):
+            segment.hybridize()
+
+
+class PublishedInitializer(mx.init.Initializer):
+    """Convolutions Xavier(gaussian, out, 2), dense weights Normal(0.01), lambdas and scales one, the rest zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv = mx.init.Xavier(rnd_type="gaussian", factor_type="out", magnitude=2)
+        self._dense = mx.init.Normal(0.01)
+
+    def _init_weight(self, name: str, array: Any) -> None:
+        (self._dense if array.ndim == 2 else self._conv)._init_weight(name, array)

@@ -1,0 +1,100 @@
+"""The candidate operations of the normal search space (paper, section 3.1), each ending in BatchNorm and ReLU.
+
+Parameters bear the published code's names, so every block here takes the full prefix of its names from the caller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxnet.gluon import HybridBlock, nn
+
+from dso_nas.architecture.topology import Operation
+
+BATCH_NORM = {"epsilon": 2e-5, "momentum": 0.9}
+
+
+def convolution(channels: int, in_channels: int, kernel: int, prefix: str, stride: int = 1, groups: int = 1,
+                dilation: int = 1) -> nn.Conv2D:
+    """A convolution without bias, padded so that stride 1 keeps the size; its weight is called `{prefix}_weight`."""
+    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation,
+                     groups=groups, in_channels=in_channels, use_bias=False, prefix=f"{prefix}_")
+
+
+def batch_norm(channels: int, prefix: str, fix_gamma: bool = False) -> nn.BatchNorm:
+    """BatchNorm with epsilon 2e-5 and momentum 0.9; `fix_gamma` holds the scale at one (paper, section 4.1)."""
+    return nn.BatchNorm(in_channels=channels, scale=not fix_gamma, prefix=f"{prefix}_", **BATCH_NORM)
+
+
+class ConvBNReLU(HybridBlock):
+    """Convolution, BatchNorm, ReLU: (B, in_channels, H, W) -> (B, channels, H/stride, W/stride)."""
+
+    def __init__(self, channels: int, in_channels: int, kernel: int, prefix: str, stride: int = 1,
+                 fix_gamma: bool = False) -> None:
+        super().__init__(prefix="")
+        self.conv = convolution(channels, in_channels, kernel, prefix, stride)
+        self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        return F.relu(self.bn(self.conv(x)))
+
+
+class SeparableConv(HybridBlock):
+    """Depthwise kxk, pointwise 1x1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+        super().__init__(prefix="")
+        self.depthwise = convolution(channels, channels, operation.kernel, f"{prefix}_sep", groups=channels,
+                                     dilation=dilation)
+        self.pointwise = convolution(channels, channels, 1, prefix)
+        self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        return F.relu(self.bn(self.pointwise(self.depthwise(x))))
+
+
+class MaxPool(HybridBlock):
+    """3x3 maximum with stride 1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+        super().__init__(prefix="")
+        self._kernel = operation.kernel
+        self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        pooled = F.Pooling(x, kernel=(self._kernel,) * 2, pad=(self._kernel // 2,) * 2, pool_type="max")
+        return F.relu(self.bn(pooled))
+
+
+class AvgPool(HybridBlock):
+    """3x3 mean with stride 1 that counts the padding, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+        super().__init__(prefix="")
+        self._channels = channels
+        self._kernel = operation.kernel
+        self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        """See the class."""
+        # A constant depthwise convolution: the same numbers as Pooling, several times faster on the CPU.
+        side = self._kernel
+        weight = F.full((self._channels, 1, side, side), 1.0 / side**2)
+        pooled = F.Convolution(x, weight, kernel=(side, side), pad=(side // 2,) * 2, num_filter=self._channels,
+                               num_group=self._channels, no_bias=True)
+        return F.relu(self.bn(pooled))
+
+
+_BY_KIND = {"sep_conv": SeparableConv, "max_pool": MaxPool, "avg_pool": AvgPool}
+
+
+def make_operation(operation: Operation, channels: int, prefix: str, fix_gamma: bool = False,
+                   dilation: int = 1) -> HybridBlock:
+    """Build `operation`; its parameters are called `{prefix}_{token}_...` as in the published code.
+
+    `dilation` spreads the depthwise kernel of a separable convolution, for backbones that keep their resolution.
+    """
+    return _BY_KIND[operation.kind](operation, channels, f"{prefix}_{operation.token}", fix_gamma, dilation)

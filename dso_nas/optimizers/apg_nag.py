@@ -1,0 +1,280 @@
+"""APG-NAG for the lambdas, NAG for everything else, as one MXNet optimizer (paper, section 3.3, Eq. 14-16).
+
+What a connection costs, and so its gamma, does not belong here: `set_gamma` is told.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from numbers import Real
+from typing import Any, Callable, Mapping, Sequence, Union
+
+import mxnet as mx
+import numpy as np
+
+from dso_nas.errors import UserError
+from dso_nas.optimizers.schedules import apg_momentum
+
+NDArray = mx.nd.NDArray
+Momentum = Union[float, str, Callable[[int], float]]
+Gamma = Union[float, Mapping[str, Any]]
+
+# MXNet's fused kernel holds 60 weights and crashes the process beyond; 30 were the fastest.
+_GROUP = 30
+
+
+@mx.optimizer.Optimizer.register
+class APGNAG(mx.optimizer.Optimizer):
+    """Optimizer 'apgnag': soft-thresholded, non-negative lambdas and Nesterov-accelerated weights.
+
+    A parameter whose name begins with `lambda_name` makes, with g the rescaled and clipped gradient,
+
+        z = S_{lr*gamma}(w - lr*g);   v = z - w + mu_(t-1)*v;   w = max(0, z + mu_(t)*v)
+
+    and no weight decay. Every other parameter makes, with weight decay in g,
+
+        v = mu*v + g;   w = w - lr*(g + mu*v)
+
+    The learning rate stays out of v, unlike in MXNet 1.9's NAG, so a new rate acts on all of the momentum. A
+    parameter's state is its v, one array of its shape; with `multi_precision` and float16 it is the pair
+    (float32 weight, float32 v). Names come from `param_dict` (Trainer) or `param_idx2name` (Module).
+
+    Attributes:
+        update_lambdas: False leaves the lambdas and their v as they are, but for the clamp at zero.
+        update_weights: False leaves every other parameter and its v as they are.
+        thresholded_entries: lambda entries that went through a soft-threshold above zero, added up over all
+            steps and devices.
+    """
+
+    def __init__(
+        self,
+        momentum: Momentum = 0.9,
+        gamma: Gamma | None = None,
+        lambda_name: str = "lambda",
+        weight_momentum: float | None = None,
+        decay_gamma: bool = False,
+        begin_lambda_step: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Make the optimizer; `kwargs` are those of `mx.optimizer.Optimizer`.
+
+        `momentum` is a number in [0, 1), or a callable that gives mu_(t) after t = 0, 1, 2, ... steps of a
+        lambda, or 'apg' for the callable (t - 1) / (t + 2). NAG takes `weight_momentum`: if None, `momentum`
+        where that is a number, else 0.9. `gamma` is what `set_gamma` takes. Weight decay acts on names in
+        `_weight`, with `decay_gamma` on names in `_gamma` too (the published search does the first, the
+        published retraining the second). `begin_lambda_step` is the t from which a resumed search goes on. A
+        bad value raises `UserError`.
+        """
+        super().__init__(**kwargs)
+        self.aggregate_num = _GROUP
+        self.lambda_name = lambda_name
+        self.momentum = _momentum_schedule(momentum)
+        if weight_momentum is None:
+            weight_momentum = momentum if isinstance(momentum, Real) else 0.9
+        self.weight_momentum = _checked_momentum(weight_momentum)
+        self.update_lambdas = True
+        self.update_weights = True
+        self.thresholded_entries = 0
+        self._decayed = ("_weight", "_gamma") if decay_gamma else ("_weight",)
+        self._begin_lambda_step = begin_lambda_step
+        self._lambda_steps: dict[tuple[int, Any], int] = {}
+        self._failure: UserError | None = None
+        self._gamma: float | dict[str, float | np.ndarray] | None = None
+        self._gamma_arrays: dict[tuple[str, str], NDArray] = {}
+        if gamma is not None:
+            self.set_gamma(gamma)
+
+    @property
+    def lambda_step(self) -> int:
+        """The number of steps the lambdas have made, what `begin_lambda_step` takes to resume."""
+        return max(self._lambda_steps.values(), default=self._begin_lambda_step)
+
+    def set_gamma(self, gamma: Gamma) -> None:
+        """Set the regularization weight from the next update on.
+
+        `gamma` is one number for all lambdas, or a mapping from every lambda's name to a number or an array
+        of the lambda's shape. Negative or non-finite values raise `UserError`; so does, at its update, a
+        lambda that is missing or of another shape.
+        """
+        if isinstance(gamma, Mapping):
+            self._gamma = {name: _checked_gamma(value, f" of '{name}'") for name, value in gamma.items()}
+        else:
+            checked = _checked_gamma(gamma, "")
+            if isinstance(checked, np.ndarray):
+                raise UserError("gamma: one array cannot serve all lambdas, map each name to its array")
+            self._gamma = checked
+        self._gamma_arrays = {}
+
+    def assert_thresholded(self) -> None:
+        """Raise `UserError` if no lambda went through the soft-threshold: none could become zero."""
+        if self._failure is not None:
+            raise self._failure
+        if self.thresholded_entries == 0:
+            raise UserError(
+                "apgnag: no lambda went through the soft-threshold, so none can become zero: it takes a "
+                f"parameter whose name begins with '{self.lambda_name}', a gamma above zero, and lambda steps"
+            )
+
+    def create_state(self, index: Any, weight: NDArray) -> NDArray:
+        """Give the initial v of a parameter: zeros of its shape, precision and device."""
+        return mx.nd.zeros(weight.shape, weight.context, dtype=weight.dtype)
+
+    def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        """Make one step of a parameter, or of a list of parameters, in the precision of the weights."""
+        if isinstance(index, (list, tuple)):
+            self._step(list(index), list(weight), list(grad), list(state))
+        else:
+            self._step([index], [weight], [grad], [state])
+
+    def update_multi_precision(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        """Make one step as `update` does, of float16 weights with `multi_precision` in float32.
+
+        MXNet calls this one, never `update`.
+        """
+        if not isinstance(index, (list, tuple)):
+            index, weight, grad, state = [index], [weight], [grad], [state]
+        if not (self.multi_precision and weight[0].dtype == np.float16):
+            return self.update(index, weight, grad, state)
+        masters, velocities = zip(*state)
+        self.update(index, masters, [g.astype(np.float32) for g in grad], velocities)
+        for master, low in zip(masters, weight):
+            mx.nd.cast(master, dtype=low.dtype, out=low)
+
+    def _step(
+        self, indices: list[Any], weights: list[NDArray], grads: list[NDArray], states: list[NDArray]
+    ) -> None:
+        self._update_count(indices)
+        names = [self._name(index) for index in indices]
+        rest = []
+        for k, name in enumerate(names):
+            if not name.startswith(self.lambda_name):
+                rest.append(k)
+            elif self.update_lambdas:
+                self._apg_nag(indices[k], name, weights[k], grads[k], states[k])
+            else:
+                mx.nd.relu(weights[k], out=weights[k])
+        if self.update_weights:
+            for start in range(0, len(rest), _GROUP):
+                group = rest[start : start + _GROUP]
+                self._nag(*([values[k] for k in group] for values in (indices, weights, grads, states)))
+
+    def _apg_nag(self, index: Any, name: str, weight: NDArray, grad: NDArray, velocity: NDArray) -> None:
+        lr, step = self._get_lr(index), self._count_lambda_step(index, weight)
+        point = mx.nd.sgd_update(weight, grad, lr=lr, **self._scaling())
+        point -= self._cut(point, name, lr)
+        velocity *= self.momentum(step - 1)
+        velocity += point - weight
+        mx.nd.relu(point + self.momentum(step) * velocity, out=weight)
+
+    def _cut(self, point: NDArray, name: str, lr: float) -> NDArray:
+        """Give what the soft-threshold takes off: S_a(x) is x - clip(x, -a, a)."""
+        gamma = self._gamma_of(name, point)
+        if isinstance(gamma, float):
+            self.thresholded_entries += point.size if gamma > 0 else 0
+            return mx.nd.clip(point, -lr * gamma, lr * gamma)
+        self.thresholded_entries += np.count_nonzero(gamma)
+        bound = lr * self._gamma_array(name, gamma, point)
+        return mx.nd.maximum(mx.nd.minimum(point, bound), -bound)
+
+    def _nag(
+        self, indices: list[Any], weights: list[NDArray], grads: list[NDArray], velocities: list[NDArray]
+    ) -> None:
+        # MXNet's nag_mom_update has the rate in v and, in place, decays with the weight it has just written.
+        lrs, wds, mu = self._get_lrs(indices), self._get_wds(indices), self.weight_momentum
+        plus = [-1.0] * len(indices)
+        direction = [mx.nd.empty(grad.shape, grad.context, grad.dtype) for grad in grads]
+        mx.nd.reset_arrays(*direction, num_arrays=len(direction))
+        _descend(direction, grads, plus, **self._scaling())
+        if any(wds):
+            _descend(direction, weights, [-wd for wd in wds])
+        _descend(direction, velocities, plus, out=velocities, rescale_grad=mu)
+        _descend(direction, velocities, plus, rescale_grad=mu)
+        _descend(weights, direction, lrs)
+
+    def _scaling(self) -> dict[str, float]:
+        return {"rescale_grad": self.rescale_grad, "clip_gradient": self.clip_gradient or -1.0}
+
+    def _get_wds(self, indices: Sequence[Any]) -> list[float]:
+        wds = super()._get_wds(indices)
+        return [wd if self._name(index).endswith(self._decayed) else 0.0 for index, wd in zip(indices, wds)]
+
+    def _name(self, index: Any) -> str:
+        if isinstance(index, str):
+            return index
+        if index in self.param_dict:
+            return self.param_dict[index].name
+        if index in self.idx2name:
+            return self.idx2name[index]
+        raise UserError(f"apgnag: parameter {index} has no name, give the optimizer param_idx2name")
+
+    def _count_lambda_step(self, index: Any, weight: NDArray) -> int:
+        key = (weight.context.device_id, index)
+        self._lambda_steps[key] = self._lambda_steps.get(key, self._begin_lambda_step) + 1
+        return self._lambda_steps[key]
+
+    def _gamma_of(self, name: str, point: NDArray) -> float | np.ndarray:
+        gamma = self._gamma.get(name) if isinstance(self._gamma, dict) else self._gamma
+        if gamma is None:
+            self._fail(f"gamma: none is given for '{name}', set a number or a mapping with this name")
+        if isinstance(gamma, np.ndarray) and gamma.shape != point.shape:
+            self._fail(f"gamma of '{name}': its shape is {gamma.shape}, the lambda's {point.shape}")
+        return gamma
+
+    def _fail(self, message: str) -> None:
+        # On a kvstore this runs in a callback from C++ that drops exceptions: assert_thresholded repeats it.
+        self._failure = UserError(message)
+        raise self._failure
+
+    def _gamma_array(self, name: str, gamma: np.ndarray, like: NDArray) -> NDArray:
+        key = (name, str(like.context))
+        if key not in self._gamma_arrays:
+            self._gamma_arrays[key] = mx.nd.array(gamma, ctx=like.context, dtype=like.dtype)
+        return self._gamma_arrays[key]
+
+
+def _descend(
+    starts: Sequence[NDArray],
+    directions: Sequence[NDArray],
+    lrs: list[float],
+    out: Sequence[NDArray] | None = None,
+    **scaling: float,
+) -> None:
+    """Write start - lr * (scaled direction), in place unless `out` is given, for a whole list by one kernel."""
+    pairs, wds = chain.from_iterable(zip(starts, directions)), [0.0] * len(lrs)
+    mx.nd.multi_sgd_update(*pairs, out=out or starts, num_weights=len(lrs), lrs=lrs, wds=wds, **scaling)
+
+
+class _ConstantMomentum:
+    """A constant as a schedule; a class so that the optimizer can be pickled, as Trainer.save_states does."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, t: int) -> float:
+        return self.value
+
+
+def _momentum_schedule(momentum: Momentum) -> Callable[[int], float]:
+    if isinstance(momentum, str):
+        if momentum != "apg":
+            raise UserError(f"momentum: must be a number, a callable or 'apg', not {momentum!r}")
+        return apg_momentum
+    return momentum if callable(momentum) else _ConstantMomentum(_checked_momentum(momentum))
+
+
+def _checked_momentum(value: Any) -> float:
+    if not isinstance(value, Real) or not 0 <= value < 1:
+        raise UserError(f"momentum: must be a number from 0 to below 1, not {value!r}")
+    return float(value)
+
+
+def _checked_gamma(value: Any, whose: str) -> float | np.ndarray:
+    if isinstance(value, NDArray):
+        value = value.asnumpy()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"gamma{whose}: must be a number or an array of numbers, not {value!r}") from None
+    if not np.all(np.isfinite(array)) or np.any(array < 0):
+        raise UserError(f"gamma{whose}: must be finite and zero or more")
+    return float(array) if array.ndim == 0 else array

@@ -1,0 +1,336 @@
+"""Every key that a recipe has: its type, its range, its default and what it means.
+
+The sections follow the paper: the data and the supernet (Section 3.1), then the three stages of Section 4.1,
+and the comparisons of Table 1. A key without a default is required.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
+
+from dso_nas.errors import UserError
+from dso_nas.recipes.rules import (
+    KindRule,
+    Section,
+    SectionRule,
+    boolean,
+    choice,
+    either,
+    integer,
+    key,
+    listing,
+    number,
+    optional,
+    text,
+)
+from dso_nas.recipes.yaml_text import dump_yaml
+
+Conflicts = Iterator[Tuple[str, str]]
+
+DATASETS = ("fashion-mnist", "cifar10", "cifar100", "records")
+OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "max_pool_3x3", "avg_pool_3x3")
+PROFILES = ("default", "paper", "published")
+REGULARIZATIONS = ("uniform", "adaptive_flops", "adaptive_mac", "adaptive_latency")
+
+_epochs = integer(1, 100_000)
+_probability = number(0, 1, below=True)
+_rate = number(above=True)
+_warmup = number(0, 100_000)
+_ratio = listing(integer(1, 1000), 2, 2)
+_widths = listing(integer(1, 65_536), 1, 16)
+
+
+@dataclass(frozen=True)
+class ConstantSchedule(Section):
+    """The learning rate as it stands."""
+
+    kind: str = key(choice("constant"), "the schedule's name", "constant")
+
+
+@dataclass(frozen=True)
+class StepSchedule(Section):
+    """The learning rate times `factor` after each of some epochs."""
+
+    kind: str = key(choice("step"), "the schedule's name")
+    epochs: Tuple[int, ...] = key(
+        listing(_epochs, 1, 1000, distinct=True), "epochs after which the rate changes"
+    )
+    factor: float = key(number(0, 1, above=True, below=True), "what the rate is multiplied by", 0.1)
+
+    def conflicts(self) -> Conflicts:
+        """Epochs that go back."""
+        if list(self.epochs) != sorted(self.epochs):
+            yield "epochs", "must grow from each to the next"
+
+
+@dataclass(frozen=True)
+class CosineSchedule(Section):
+    """From the learning rate down to `min_lr` along half a cosine, again and again (SGDR)."""
+
+    kind: str = key(choice("cosine"), "the schedule's name")
+    min_lr: float = key(number(), "the rate at the end of a period", 0.0)
+    period: int = key(optional(_epochs), "epochs of the first period; null: all, without a restart", None)
+    multiplier: int = key(integer(1, 100), "how many times longer each period is than the one before", 1)
+
+
+@dataclass(frozen=True)
+class LinearSchedule(Section):
+    """From the learning rate up to `peak_lr`, then down to `final_lr`, both linearly."""
+
+    kind: str = key(choice("linear"), "the schedule's name")
+    warmup_epochs: float = key(_warmup, "epochs of the way up", 0.0)
+    peak_lr: Optional[float] = key(
+        optional(_rate), "the rate after the way up; null: the learning rate", None
+    )
+    final_lr: float = key(number(), "the rate at the end", 0.0)
+
+
+@dataclass(frozen=True)
+class PolySchedule(Section):
+    """From the learning rate up to `peak_lr` linearly, then to 0 as a power of the share of epochs left."""
+
+    kind: str = key(choice("poly"), "the schedule's name")
+    power: float = key(number(above=True), "the power", 2.0)
+    warmup_epochs: float = key(_warmup, "epochs of the way up", 0.0)
+    peak_lr: Optional[float] = key(
+        optional(_rate), "the rate after the way up; null: the learning rate", None
+    )
+
+
+Schedule = Union[ConstantSchedule, StepSchedule, CosineSchedule, LinearSchedule, PolySchedule]
+SCHEDULES = {
+    "constant": ConstantSchedule,
+    "step": StepSchedule,
+    "cosine": CosineSchedule,
+    "linear": LinearSchedule,
+    "poly": PolySchedule,
+}
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    """The images, how they are divided, and how they are changed on the way in."""
+
+    dataset: str = key(choice(*DATASETS), "which images")
+    root: Optional[str] = key(
+        optional(text()), "their folder; null: --data-dir, or the embedded images", None
+    )
+    ratio: Tuple[int, int] = key(_ratio, "images of D_w to images of D_lambda", (1, 1))
+    split_seed: int = key(integer(0, 2**31 - 1), "seed of that division", 0)
+    padding: int = key(integer(0, 64), "pixels of border before the random crop back to size", 4)
+    flip: bool = key(boolean(), "mirror half of the images left to right", True)
+    cutout: int = key(
+        integer(0, 1024), "side in pixels of the square cut out in pretrain and search; 0: none", 0
+    )
+    validation: str = key(
+        choice("test", "lambda_split"), "what pretrain and search report the error of", "test"
+    )
+
+
+@dataclass(frozen=True)
+class Network(Section):
+    """The supernet (Section 3.1, normal setting)."""
+
+    stem: str = key(choice("cifar", "imagenet"), "first layers: one convolution, or two of stride 2")
+    blocks: Tuple[int, ...] = key(listing(integer(1, 1000), 1, 16), "convolution blocks of each stage")
+    widths: Tuple[int, ...] = key(_widths, "channels of each stage")
+    levels: int = key(integer(1, 32), "levels of a block, M", 4)
+    operations: Tuple[str, ...] = key(
+        listing(choice(*OPERATIONS), 1, len(OPERATIONS), distinct=True),
+        "operations of a level, in their order",
+        ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3"),
+    )
+    scope: str = key(choice("share", "full"), "one structure for all blocks, or one each", "share")
+    packed: bool = key(boolean(), "keep a block's lambdas in one vector (full scope only)", False)
+    classes: Optional[int] = key(optional(integer(2, 1_000_000)), "classes; null: as the data has", None)
+    image_size: Optional[int] = key(
+        optional(integer(8, 4096)), "side of an image; null: as the data has", None
+    )
+
+    def conflicts(self) -> Conflicts:
+        """Stages that do not match, and the packed share scope that does not exist."""
+        if len(self.blocks) != len(self.widths):
+            yield "widths", f"must have one entry for each of the {len(self.blocks)} stages of network.blocks"
+        if self.packed and self.scope != "full":
+            yield "packed", "must be false where network.scope is share"
+
+
+@dataclass(frozen=True)
+class Memory(Section):
+    """What is kept for the backward pass of pretrain and search, and what is computed again (Section 4.1)."""
+
+    mirroring: str = key(
+        choice("none", "block", "auto"),
+        "keep everything, each block's input, or what limit_mb allows",
+        "block",
+    )
+    limit_mb: Optional[float] = key(
+        optional(_rate), "memory for activations on a device, in MB (auto only)", None
+    )
+
+    def conflicts(self) -> Conflicts:
+        """A limit that nobody reads, or none where one is needed."""
+        if (self.mirroring == "auto") != (self.limit_mb is not None):
+            yield "limit_mb", "must be given where memory.mirroring is auto, and only there"
+
+
+@dataclass(frozen=True)
+class Training(Section):
+    """What every stage that trains needs."""
+
+    epochs: int = key(_epochs, "epochs at most")
+    batch_size: int = key(integer(1, 1_000_000), "images of a step, over all devices together")
+    learning_rate: float = key(_rate, "the rate at which the schedule starts")
+    momentum: float = key(_probability, "Nesterov momentum of the weights", 0.9)
+    weight_decay: float = key(number(), "weight decay of the weights", 0.0)
+    schedule: Schedule = key(KindRule(SCHEDULES), "how the rate goes on from there", ConstantSchedule())
+    clip_gradient: Optional[float] = key(optional(_rate), "limit of each gradient entry; null: none", None)
+
+    def conflicts(self) -> Conflicts:
+        """Schedules that do not fit the stage's epochs or learning rate."""
+        plan = self.schedule
+        if isinstance(plan, CosineSchedule) and plan.min_lr > self.learning_rate:
+            yield "schedule.min_lr", f"must be at most the learning rate, {self.learning_rate:g}"
+        if isinstance(plan, (LinearSchedule, PolySchedule)) and plan.warmup_epochs > self.epochs:
+            yield "schedule.warmup_epochs", f"must be at most the stage's epochs, {self.epochs}"
+
+
+@dataclass(frozen=True)
+class Pretrain(Training):
+    """First stage: all connections, on D_w, the lambdas at one."""
+
+    epochs: int = key(integer(0, 100_000), "epochs; 0 searches from random weights")
+
+
+@dataclass(frozen=True)
+class Search(Training):
+    """Second stage: weights on D_w and lambdas on D_lambda in turn (Algorithm 1)."""
+
+    gamma: float = key(number(), "weight of the lambdas' L1 norm (Eq. 9)", 0.001)
+    lambda_learning_rate: Optional[float] = key(
+        optional(_rate), "the lambdas' rate; null: as the weights'", None
+    )
+    lambda_momentum: Union[float, str] = key(
+        either(_probability, choice("apg")), "momentum of APG-NAG; apg: (t-2)/(t+1) as derived (Eq. 13)", 0.9
+    )
+    ratio: Tuple[int, int] = key(_ratio, "weight steps to lambda steps", (1, 1))
+    order: str = key(
+        choice("ratio", "published"),
+        "order of the two kinds of steps: ours, or the published code's",
+        "ratio",
+    )
+    prune_every: int = key(_epochs, "epochs between two rebuilds without the dead connections", 5)
+    patience: Optional[int] = key(
+        optional(_epochs), "epochs without a change of the connections that end the search; null: never", None
+    )
+    regularization: str = key(
+        choice(*REGULARIZATIONS), "what a connection's gamma follows (Section 3.4)", "uniform"
+    )
+    regularization_rule: str = key(
+        choice("equation", "published"), "Eq. 17-19, or what the published code has instead", "equation"
+    )
+    gamma_base: float = key(number(), "gamma_0 of Eq. 19 (adaptive_latency only)", 0.0)
+
+    def conflicts(self) -> Conflicts:
+        """What `Training` refuses, and settings that contradict the chosen order or regularisation."""
+        yield from super().conflicts()
+        if self.order == "published" and self.ratio[1] != 1:
+            yield "ratio", "must end in 1 where search.order is published"
+        if self.gamma_base and self.regularization != "adaptive_latency":
+            yield "gamma_base", "must be 0 unless search.regularization is adaptive_latency"
+
+
+@dataclass(frozen=True)
+class Retrain(Training):
+    """Third stage: the found architecture from scratch, on all training images."""
+
+    widths: Optional[Tuple[int, ...]] = key(
+        optional(_widths), "channels of each stage; null: the supernet's", None
+    )
+    width_multiplier: float = key(number(0, 100, above=True), "what all widths are multiplied by", 1.0)
+    target_parameters: Optional[int] = key(
+        optional(integer(1, 10**12)), "parameters that the multiplier is chosen for; null: none", None
+    )
+    drop_path: float = key(_probability, "largest probability of dropping a path; grows from 0", 0.0)
+    drop_path_rule: str = key(
+        choice("published", "uniform"), "the deeper the likelier, or the same for all paths", "published"
+    )
+    dropout: float = key(_probability, "probability of dropping a feature before the classifier", 0.0)
+    auxiliary_weight: float = key(number(), "weight of the auxiliary head's loss; 0: no head", 0.0)
+    label_smoothing: float = key(_probability, "share of the label spread over all classes", 0.0)
+    cutout: int = key(integer(0, 1024), "side in pixels of the square cut out of an image; 0: none", 0)
+
+    def conflicts(self) -> Conflicts:
+        """What `Training` refuses, and two ways to say the width at once."""
+        yield from super().conflicts()
+        if self.target_parameters is not None and self.width_multiplier != 1.0:
+            yield "width_multiplier", "must be 1 where retrain.target_parameters chooses it"
+
+
+@dataclass(frozen=True)
+class Compare(Section):
+    """What the found architecture is compared with, each trained as in retrain (Table 1, last rows)."""
+
+    random_architectures: int = key(integer(0, 1000), "random architectures of the same scope", 3)
+    full_network: bool = key(boolean(), "the supernet's own architecture, narrowed", True)
+    tolerance: float = key(number(0, 1, above=True), "allowed relative difference of parameters", 0.05)
+    epochs: Optional[int] = key(optional(_epochs), "epochs of their training; null: as retrain", None)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Section):
+    """When a stage writes a checkpoint besides at each epoch's end."""
+
+    every_steps: Optional[int] = key(
+        optional(integer(1, 10**9)), "steps between two; null: none by steps", None
+    )
+    every_minutes: Optional[float] = key(optional(_rate), "minutes between two; null: none by time", 10.0)
+
+
+@dataclass(frozen=True)
+class Recipe(Section):
+    """All that decides what a run computes. Frozen, hashable, and equal to what its own YAML loads to."""
+
+    name: str = key(text(), "the recipe's name")
+    data: Data = key(SectionRule(Data), "the images")
+    network: Network = key(SectionRule(Network), "the supernet")
+    pretrain: Pretrain = key(SectionRule(Pretrain), "the first stage")
+    search: Search = key(SectionRule(Search), "the second stage")
+    retrain: Retrain = key(SectionRule(Retrain), "the third stage")
+    profile: str = key(choice(*PROFILES), "the profile that was laid over it", "default")
+    seed: int = key(integer(0, 2**31 - 1), "seed of everything random but the division of the data", 0)
+    memory: Memory = key(SectionRule(Memory), "memory against time", Memory())
+    compare: Compare = key(SectionRule(Compare), "comparisons", Compare())
+    checkpoint: Checkpoint = key(SectionRule(Checkpoint), "checkpoints", Checkpoint())
+
+    def conflicts(self) -> Conflicts:
+        """Retraining widths for another number of stages."""
+        widths, stages = self.retrain.widths, len(self.network.blocks)
+        if widths is not None and len(widths) != stages:
+            yield "retrain.widths", f"must have one entry for each of the {stages} stages of network.blocks"
+
+    def to_mapping(self) -> Dict[str, Any]:
+        """The recipe as plain mappings, tuples and scalars."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """The recipe with every key resolved, as YAML that `load_recipe` reads back to an equal recipe."""
+        return dump_yaml(self.to_mapping())
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write `to_yaml` to a file, whole or not at all.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(self.to_yaml(), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(f"{path}: the recipe cannot be written there ({error.strerror})") from None

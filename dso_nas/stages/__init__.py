@@ -1,0 +1,1 @@
+"""The paper's three stages, their evaluation and the comparison with random architectures."""

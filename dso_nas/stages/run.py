@@ -1,0 +1,144 @@
+"""What every stage of a run works with: recipe, folder, devices, data, and where earlier stages left their results."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.data.arrays import ImageArrays, ImageDataset
+from dso_nas.data.augmentation import Augmentation
+from dso_nas.data.batches import Batches
+from dso_nas.data.splits import Split
+from dso_nas.errors import UserError
+from dso_nas.optimizers.schedules import make_schedule
+from dso_nas.recipes import Recipe
+from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
+from dso_nas.training.loop import Loop, Task
+from dso_nas.training.memory import Group, block_groups
+from dso_nas.training.monitor import Monitor
+from dso_nas.training.workfolder import WorkFolder
+
+EVALUATION_BATCH = 250
+
+
+@dataclasses.dataclass
+class Run:
+    """One run: a recipe on a data set in a work folder, on some devices."""
+
+    recipe: Recipe
+    folder: WorkFolder
+    dataset: ImageDataset
+    contexts: Sequence[mx.Context]
+    kvstore: Optional[str] = "device"
+    resume: bool = False
+
+    @functools.cached_property
+    def spec(self) -> NetworkSpec:
+        """The supernet's macro-structure.
+
+        Raises:
+            UserError: the recipe asks for other images or fewer classes than the data has.
+        """
+        network = self.recipe.network
+        channels, height, width = self.dataset.image_shape
+        if network.image_size is not None and (height, width) != (network.image_size,) * 2:
+            raise UserError(f"network.image_size: {network.image_size}, but {self.dataset.title} has {height}x{width}")
+        classes = network.classes or len(self.dataset.classes)
+        if classes < len(self.dataset.classes):
+            raise UserError(f"network.classes: {classes}, but {self.dataset.title} has {len(self.dataset.classes)}")
+        topology = BlockTopology(network.levels, network.operations)
+        return NetworkSpec(topology, network.stem, network.blocks, network.widths, classes, (channels, height, width))
+
+    @functools.cached_property
+    def layout(self) -> LambdaLayout:
+        """The supernet's lambda parameters."""
+        return LambdaLayout(self.spec, self.recipe.network.scope, self.recipe.network.packed)
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """D_w and D_lambda, kept in one file of the folder."""
+        path = Path(self.folder.path) / "split.json"
+        if path.exists():
+            return Split.load(path, self.dataset)
+        split = Split.of(self.dataset, self.recipe.data.split_seed, self.recipe.data.ratio)
+        split.save(path)
+        return split
+
+    def part(self, name: str) -> ImageArrays:
+        """The images of D_w ('weights') or D_lambda ('lambdas')."""
+        return self.dataset.train.subset(getattr(self.split, name))
+
+    def batches(self, arrays: ImageArrays, batch_size: int, stream: str, cutout: int) -> Batches:
+        """Augmented training batches."""
+        data = self.recipe.data
+        augmentation = Augmentation(self.dataset.mean, self.dataset.std, data.padding, data.flip, cutout)
+        return Batches(arrays, batch_size, augmentation, self.recipe.seed, stream)
+
+    def validation(self) -> Iterable[Tuple[np.ndarray, np.ndarray]]:
+        """What pretrain and search report the error of, once through."""
+        if self.recipe.data.validation == "lambda_split":
+            return self.plain_batches(self.part("lambdas"))
+        return self.plain_batches(self.dataset.test)
+
+    def plain_batches(self, arrays: ImageArrays) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+        """All images in stored order, normalised only."""
+        size = min(EVALUATION_BATCH, len(arrays))
+        augmentation = Augmentation(self.dataset.mean, self.dataset.std)
+        return Batches(arrays, size, augmentation, self.recipe.seed, "evaluation", shuffle=False, last="keep").epoch(0)
+
+    def memory_groups(self, segments: int) -> Optional[List[Group]]:
+        """How the supernet's activations are kept."""
+        return None if self.recipe.memory.mirroring == "none" else block_groups(segments)
+
+    def train(self, task: Task, folder: Path) -> None:
+        """Run a task in its folder, from its last checkpoint with --resume.
+
+        Raises:
+            UserError: the folder holds a run and --resume was not given.
+        """
+        checkpoints = CheckpointFolder(folder)
+        latest = checkpoints.latest()
+        if latest is not None and not self.resume:
+            raise UserError(f"{folder}: holds a run already; add --resume to go on with it, or give another --work-dir")
+        cadence = self.recipe.checkpoint
+        with Monitor(self.folder.path, task.name) as monitor:
+            Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes).run(latest)
+
+
+def finished_checkpoint(folder: Path, stage: str) -> Checkpoint:
+    """The last checkpoint of a stage that has ended.
+
+    Raises:
+        UserError: the stage has not run or not ended.
+    """
+    checkpoint = CheckpointFolder(folder).latest() if folder.is_dir() else None
+    if checkpoint is None:
+        raise UserError(f"{folder}: {stage} has not run here, run it first")
+    if not checkpoint.meta["position"]["ended"]:
+        raise UserError(f"{folder}: {stage} has not ended, run it again with --resume")
+    return checkpoint
+
+
+def learning_rates(settings: Any, steps_per_epoch: int) -> mx.lr_scheduler.LRScheduler:
+    """A stage's schedule, called with the number of the step from 1."""
+    schedule = {key: value for key, value in dataclasses.asdict(settings.schedule).items() if value is not None}
+    return make_schedule(schedule, settings.learning_rate, steps_per_epoch, max(settings.epochs, 1))
+
+
+def make_optimizer(settings: Any, **options: Any) -> mx.optimizer.Optimizer:
+    """APG-NAG for lambdas and NAG for weights with a stage's settings."""
+    return mx.optimizer.create("apgnag", learning_rate=settings.learning_rate, clip_gradient=settings.clip_gradient,
+                               **options)
+
+
+def weights_of(network: Any) -> List[Any]:
+    """All parameters that are no lambdas."""
+    lambdas: Mapping[str, Any] = getattr(network, "lambdas", {})
+    return [parameter for name, parameter in network.collect_params().items() if name not in lambdas]

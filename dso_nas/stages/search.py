@@ -1,0 +1,163 @@
+"""Second stage: weights on D_w and lambdas on D_lambda in turn, until the connections settle (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
+
+import numpy as np
+
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.pruning import PruneResult, live_connections, prune
+from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
+from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.supernet import SuperNet
+from dso_nas.reporting.plots import draw_structure
+from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, weights_of
+from dso_nas.training.learner import Learner, StepResult
+from dso_nas.training.loop import Task
+from dso_nas.training.losses import ClassificationLoss
+
+
+class SearchTask(Task):
+    """Weight and lambda steps, and the supernet rebuilt without its dead connections every few epochs."""
+
+    name = "search"
+
+    def __init__(self, run: Run) -> None:
+        settings = run.recipe.search
+        self.epochs = settings.epochs
+        self.warnings: List[str] = []
+        self._settings = settings
+        self._run = run
+        cutout = run.recipe.data.cutout
+        self._batches = {part: run.batches(run.part(part), settings.batch_size, f"search {part}", cutout)
+                         for part in (WEIGHTS, LAMBDAS)}
+        self._rates = learning_rates(settings, self.steps_per_epoch())
+        self._values = {name: np.ones(shape, np.float32) for name, shape in run.layout.shapes().items()}
+        self.history: List[np.ndarray] = []
+        self._lambda_steps = 0
+        self._build(Genotype.full(run.spec, run.layout.scope))
+
+    def _build(self, genotype: Genotype) -> None:
+        """Make the supernet of `genotype`, its learner and optimizers, without values yet."""
+        run, settings = self._run, self._settings
+        self.genotype = genotype
+        self.network = SuperNet(run.layout, genotype)
+        self.network.initialize(PublishedInitializer(), ctx=list(run.contexts))
+        self.network.hybridize_segments()
+        groups = run.memory_groups(len(self.network.segments))
+        self.learner = Learner(self.network, run.contexts, ClassificationLoss(), run.kvstore, groups)
+        self.learner.add_group(WEIGHTS, weights_of(self.network), make_optimizer(
+            settings, momentum=settings.momentum, wd=settings.weight_decay))
+        self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,
+                                       begin_lambda_step=self._lambda_steps)
+        self.learner.add_group(LAMBDAS, list(self.network.lambdas.values()), self._apg_nag)
+
+    def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Start from pre-trained weights; lambdas and optimizers start anew."""
+        self.learner.load_state({name: value for name, value in arrays.items() if name.startswith("parameter/")})
+
+    def steps_per_epoch(self) -> int:
+        """See Task."""
+        return steps_per_epoch(len(self._batches[WEIGHTS]), len(self._batches[LAMBDAS]), *self._settings.ratio)
+
+    def train(self, epoch: int, start: int) -> Iterator[Tuple[str, StepResult]]:
+        """See Task."""
+        ratio = self._settings.ratio
+        begun = dict(zip((WEIGHTS, LAMBDAS), taken(start, *ratio)))
+        sources = [self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS)]
+        step = epoch * self.steps_per_epoch() + start
+        for kind, (data, labels) in alternate(*sources, *ratio, start=start):
+            step += 1
+            rate = self._rates(step)
+            if kind == LAMBDAS:
+                self._lambda_steps += 1
+                rate = self._lambda_rate(rate)
+            yield kind, self.learner.step(kind, data, labels, rate)
+
+    def _lambda_rate(self, rate: float) -> float:
+        own = self._settings.lambda_learning_rate
+        return rate if own is None else rate * own / self._settings.learning_rate
+
+    def end_epoch(self, epoch: int) -> Dict[str, float]:
+        """See Task."""
+        self._apg_nag.assert_thresholded()
+        self.learner.average_statistics()
+        error = self.learner.error(self._run.validation())
+        pruned = self._pruned()
+        self.history.append(np.concatenate([pruned.values[name].ravel() for name in self._values]))
+        self._save_history()
+        if (epoch + 1) % self._settings.prune_every == 0 or self._ends(epoch):
+            self._rebuild(pruned)
+        return {"validation_error": error, "live_connections": live_connections(pruned.genotype, self._run.spec)}
+
+    def _save_history(self) -> None:
+        """Write the lambdas at every epoch's end to `lambdas.npz`, an array (epochs, entries) for each parameter."""
+        ends = np.cumsum([value.size for value in self._values.values()])[:-1]
+        parts = np.split(np.stack(self.history), ends, axis=1)
+        self._run.folder.write_arrays("search/lambdas.npz", dict(zip(self._values, parts)))
+
+    def _ends(self, epoch: int) -> bool:
+        return epoch + 1 >= self.epochs or self.finished()
+
+    def _pruned(self) -> PruneResult:
+        values = {**{name: np.zeros_like(value) for name, value in self._values.items()},
+                  **self.learner.values(self.network.lambdas)}
+        return prune(self._run.layout, values, self._values)
+
+    def _rebuild(self, pruned: PruneResult) -> None:
+        """Carry weights, lambdas and optimizer state over to a supernet without the dead connections."""
+        self.warnings += [text for text in pruned.warnings if text not in self.warnings]
+        arrays = self.learner.state()
+        self._values = pruned.values
+        for name, value in pruned.values.items():
+            for kind in (f"parameter/{name}", f"optimizer/{LAMBDAS}/0/{name}"):
+                if kind in arrays:
+                    arrays[kind] = value if kind.startswith("parameter/") else np.where(value > 0, arrays[kind], 0)
+        if pruned.genotype != self.genotype:
+            self._build(pruned.genotype)
+        self.learner.load_state(arrays)
+
+    def finished(self) -> bool:
+        """Whether connections have died and the live ones have not changed for `search.patience` epochs."""
+        patience = self._settings.patience
+        if patience is None or len(self.history) <= patience:
+            return False
+        recent = np.stack(self.history[-patience - 1:]) > 0
+        return not recent.all() and bool((recent == recent[0]).all())
+
+    def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+        """See Task."""
+        arrays = self.learner.state()
+        arrays.update({f"kept/{name}": value for name, value in self._values.items()})
+        arrays["history"] = np.stack(self.history) if self.history else np.zeros((0, 0), np.float32)
+        meta = {"genotype": self.genotype.to_json(), "lambda_steps": self._lambda_steps, "warnings": self.warnings}
+        return arrays, meta
+
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """See Task."""
+        self._lambda_steps, self.warnings = meta["lambda_steps"], list(meta["warnings"])
+        self._values = {name: arrays[f"kept/{name}"] for name in self._values}
+        self.history = list(arrays["history"])
+        self._build(Genotype.from_json(meta["genotype"], "checkpoint"))
+        self.learner.load_state(arrays)
+
+
+def search(run: Run) -> Genotype:
+    """Run the stage and write `search/genotype.json`, `search/lambdas.npz` and the picture of what was found.
+
+    Raises:
+        UserError: pre-training has not ended, or no lambda went through the soft-threshold.
+    """
+    task = SearchTask(run)
+    if run.recipe.pretrain.epochs:
+        task.load_weights(finished_checkpoint(run.folder.stage("pretrain"), "pretrain").arrays)
+    run.train(task, run.folder.stage("search"))
+    for warning in task.warnings:
+        print(f"warning: {warning}")
+    source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed, "epochs": len(task.history)}
+    genotype = dataclasses.replace(task.genotype, source=source)
+    genotype.save(run.folder.genotype)
+    draw_structure(genotype, run.folder.genotype.with_name("structure"), title=f"Found on {run.dataset.title}")
+    return genotype

@@ -1,0 +1,188 @@
+"""A network under training: which parameters a step moves, how gradients come about, and all that a checkpoint holds.
+
+What a step is taken on and how often does not belong here: the stages decide.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
+
+from dso_nas.errors import UserError
+from dso_nas.training.memory import Group, Loss, forward_backward, mirrored_forward_backward
+from dso_nas.training.parallel import GradientExchange, share_out
+
+
+class StepResult(NamedTuple):
+    """Sums over a batch, one per device and still on it: loss, wrong predictions; and the batch's size."""
+
+    losses: List[Any]
+    errors: List[Any]
+    images: int
+
+
+class _Movable(NamedTuple):
+    parameters: List[gluon.Parameter]
+    trainer: gluon.Trainer
+    wanted: List[bool]
+
+
+class Learner:
+    """Trains `network` on `contexts`; each named group of parameters has an optimizer of its own.
+
+    `groups` are the memory groups of `dso_nas.training.memory`, None to keep everything.
+    """
+
+    def __init__(self, network: Any, contexts: Sequence[mx.Context], loss: Loss, kvstore: Optional[str] = None,
+                 groups: Optional[Sequence[Group]] = None) -> None:
+        self.network = network
+        self.contexts = list(contexts)
+        self._loss = loss
+        self._groups = groups
+        self._exchange = GradientExchange(kvstore, contexts)
+        self._movable: Dict[str, _Movable] = {}
+        self._shared = _read_twice(network) if groups is not None else set()
+        self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
+
+    def add_group(self, name: str, parameters: Sequence[gluon.Parameter], optimizer: mx.optimizer.Optimizer) -> None:
+        """Let steps called `name` move `parameters` (those that get gradients at all) by `optimizer`."""
+        chosen = [p for p in parameters if p.grad_req != "null"]
+        trainer = gluon.Trainer(chosen, optimizer, kvstore=None)
+        inside = {p.name for p in chosen}
+        wanted = [bool(inside & set(segment.collect_params().keys())) for segment in self.network.segments]
+        self._movable[name] = _Movable(chosen, trainer, wanted)
+
+    def step(self, name: str, data: np.ndarray, labels: np.ndarray, learning_rate: float,
+             paths: Optional[np.ndarray] = None) -> StepResult:
+        """One step of group `name` on a batch (B, C, H, W), (B,), its mean loss's gradient.
+
+        `paths` (B, num_paths) are drop-path multipliers. No other group's gradients are computed.
+        """
+        group = self._movable[name]
+        self._select(group.parameters)
+        parts = [share_out(array, self.contexts) for array in (data, labels)]
+        shares = share_out(paths, self.contexts) if paths is not None else [None] * len(self.contexts)
+        results = [self._run(group, *part) for part in zip(*parts, shares)]
+        self._exchange.sum_gradients(group.parameters)
+        group.trainer.set_learning_rate(learning_rate)
+        group.trainer.step(len(data))
+        losses, errors = zip(*results)
+        return StepResult(list(losses), list(errors), len(data))
+
+    def _select(self, parameters: Sequence[gluon.Parameter]) -> None:
+        """Ask for the gradients of `parameters` alone; those that several memory groups read are added up from zero."""
+        requests = {p.name: "add" if p.name in self._shared else "write" for p in parameters}
+        for index in range(len(self.contexts)):
+            arrays = [p.list_data()[index] for p in self._trained]
+            gradients = [p.list_grad()[index] for p in self._trained]
+            mx.autograd.mark_variables(arrays, gradients, [requests.get(p.name, "null") for p in self._trained])
+        for parameter in parameters:
+            if parameter.name in self._shared:
+                parameter.zero_grad()
+
+    def _run(self, group: _Movable, data: Any, labels: Any, paths: Optional[Any]) -> Tuple[Any, Any]:
+        if self._groups is None:
+            outputs, losses = forward_backward(self.network, data, labels, self._loss, paths)
+        else:
+            outputs, losses = mirrored_forward_backward(self.network, data, labels, self._loss, self._groups,
+                                                        group.wanted)
+        return losses.sum(), wrong_predictions(outputs, labels)
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'."""
+        arrays: Dict[str, np.ndarray] = {}
+        for name, parameter in self.network.collect_params().items():
+            copies = parameter.list_data() if "running" in name else parameter.list_data()[:1]
+            for device, copy in enumerate(copies):
+                arrays[f"parameter/{name}" + (f"@{device}" if device else "")] = copy.asnumpy()
+        for group, (parameters, trainer, _) in self._movable.items():
+            for index, parameter in enumerate(parameters):
+                for part, state in enumerate(_state_arrays(trainer._updaters[0].states.get(index))):
+                    arrays[f"optimizer/{group}/{part}/{parameter.name}"] = state.asnumpy()
+        return arrays
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave, from this network or from one with more parameters that was pruned to it.
+
+        Raises:
+            UserError: a parameter of the network is not among the arrays or has another shape.
+        """
+        load_parameters(self.network, arrays)
+        for group, (parameters, trainer, _) in self._movable.items():
+            for index, parameter in enumerate(parameters):
+                self._load_optimizer_state(group, trainer, index, parameter, arrays)
+
+    def _load_optimizer_state(self, group: str, trainer: gluon.Trainer, index: int, parameter: gluon.Parameter,
+                              arrays: Mapping[str, np.ndarray]) -> None:
+        if f"optimizer/{group}/0/{parameter.name}" not in arrays:
+            return
+        for updater, weight in zip(trainer._updaters, parameter.list_data()):
+            state = trainer._optimizer.create_state_multi_precision(index, weight)
+            for part, array in enumerate(_state_arrays(state)):
+                array[:] = arrays[f"optimizer/{group}/{part}/{parameter.name}"]
+            updater.states[index] = state
+            updater.states_synced[index] = True
+
+    def values(self, parameters: Mapping[str, gluon.Parameter]) -> Dict[str, np.ndarray]:
+        """Copies of parameters' values by name."""
+        return {name: parameter.list_data()[0].asnumpy() for name, parameter in parameters.items()}
+
+    def average_statistics(self) -> None:
+        """Give every device the mean of all devices' running statistics, before evaluating or handing on."""
+        if len(self.contexts) == 1:
+            return
+        for parameter in self.network.collect_params(".*running_(mean|var)").values():
+            mean = sum(copy.asnumpy() for copy in parameter.list_data()) / len(self.contexts)
+            parameter.set_data(mx.nd.array(mean))
+
+    def error(self, batches: Any) -> float:
+        """Share of wrong predictions over an iterable of (data, labels), in evaluation mode."""
+        wrong, images = 0.0, 0
+        for data, labels in batches:
+            contexts = self.contexts[: len(data)]
+            results = []
+            for x, y in zip(share_out(data, contexts), share_out(labels, contexts)):
+                results.append(wrong_predictions(self.network(x), y))
+            wrong += sum(float(result.asscalar()) for result in results)
+            images += len(data)
+        return wrong / images
+
+
+def load_parameters(network: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set every parameter of an initialised network from the 'parameter/...' entries of a learner's state.
+
+    Raises:
+        UserError: a parameter is missing or has another shape.
+    """
+    for name, parameter in network.collect_params().items():
+        if f"parameter/{name}" not in arrays:
+            raise UserError(f"checkpoint: has no parameter {name}, was it made by another recipe?")
+        value = arrays[f"parameter/{name}"]
+        if tuple(value.shape) != tuple(parameter.shape):
+            raise UserError(f"checkpoint: {name} has shape {value.shape}, this recipe's network {parameter.shape}")
+        parameter.set_data(mx.nd.array(value))
+        for device, copy in enumerate(parameter.list_data()[1:], start=1):
+            if f"parameter/{name}@{device}" in arrays:
+                copy[:] = arrays[f"parameter/{name}@{device}"]
+
+
+def _read_twice(network: Any) -> Set[str]:
+    """Names of parameters that more than one segment reads."""
+    counts = Counter(name for segment in network.segments for name in segment.collect_params())
+    return {name for name, count in counts.items() if count > 1}
+
+
+def wrong_predictions(outputs: Any, labels: Any) -> Any:
+    """Number of images whose largest logit is not their label's; auxiliary outputs are ignored."""
+    logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    return (logits.argmax(axis=1) != labels).sum()
+
+
+def _state_arrays(state: Any) -> List[Any]:
+    if state is None:
+        return []
+    return list(state) if isinstance(state, (list, tuple)) else [state]

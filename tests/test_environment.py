@@ -1,0 +1,84 @@
+"""The CUDA libraries of NVIDIA's wheels, with folders and distributions made up here."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import List, Tuple
+
+import pytest
+
+from dso_nas import environment
+
+CHECKING = "MXNET_CUDNN_LIB_CHECKING"
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> List[Tuple[str, int]]:
+    """What was handed to ctypes; a library whose file says "broken" fails as the loader does."""
+    calls: List[Tuple[str, int]] = []
+
+    def load(path: str, mode: int) -> None:
+        if Path(path).read_text() == "broken":
+            raise OSError(f"{path}: file too short")
+        calls.append((path, mode))
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    return calls
+
+
+def make_libraries(folder: Path, names: Tuple[str, ...] = environment.CUDA_LIBRARIES) -> Path:
+    for name in reversed(names):
+        library = folder / name.split(".")[0] / "lib" / name
+        library.parent.mkdir(parents=True)
+        library.write_text("library")
+    return folder
+
+
+def test_libraries_are_loaded_globally_and_dependencies_first(
+    tmp_path: Path, loaded: List[Tuple[str, int]]
+) -> None:
+    paths = environment.preload_cuda([tmp_path / "absent", make_libraries(tmp_path / "nvidia")])
+    assert [path.name for path in paths] == list(environment.CUDA_LIBRARIES)
+    assert loaded == [(str(path), ctypes.RTLD_GLOBAL) for path in paths]
+
+
+def test_a_missing_and_a_broken_library_are_passed_over(
+    tmp_path: Path, loaded: List[Tuple[str, int]]
+) -> None:
+    folder = make_libraries(tmp_path, environment.CUDA_LIBRARIES[1:])
+    (folder / "libcudnn" / "lib" / "libcudnn.so.8").write_text("broken")
+    names = [path.name for path in environment.preload_cuda([folder])]
+    assert names == [n for n in environment.CUDA_LIBRARIES[1:] if n != "libcudnn.so.8"]
+
+
+def test_the_gpu_build_preloads(
+    tmp_path: Path, loaded: List[Tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_libraries(tmp_path / "nvidia")
+    metadata = tmp_path / "mxnet_cu112-1.9.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: mxnet-cu112\nVersion: 1.9.1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delenv(CHECKING, raising=False)
+    environment.prepare()
+    assert len(loaded) == len(environment.CUDA_LIBRARIES)
+    assert environment.os.environ[CHECKING] == "0"
+
+
+def test_the_cpu_build_loads_nothing(
+    tmp_path: Path, loaded: List[Tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_libraries(tmp_path / "nvidia")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(environment, "CUDA_DISTRIBUTION", "mxnet-of-another-name")
+    monkeypatch.delenv(CHECKING, raising=False)
+    environment.prepare()
+    assert loaded == []
+    assert CHECKING not in environment.os.environ
+
+
+def test_no_nvidia_wheels_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
+    assert environment.nvidia_folders() == ()
