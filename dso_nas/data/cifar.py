@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def _read_folder(folder: Path, version: _Version) -> Iterator[Tuple[str, bytes]]
 class _Bounded:
     """A stream that ends in an error where an archive unpacks to more than a set can have."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: gzip.GzipFile) -> None:
         self.stream = stream
         self.left = _LARGEST_ARCHIVE
 
@@ -211,7 +211,7 @@ def _read_archive(path: Path, version: _Version) -> Iterator[Tuple[str, bytes]]:
 
 
 def _read_member(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(entry) if entry.isreg() and entry.size <= _LARGEST_MEMBER else None
+    stream = archive.extractfile(entry) if entry.size <= _LARGEST_MEMBER else None
     if stream is None:
         raise tarfile.ReadError(f"{entry.name[:80]} is no plain file or too large")
     return stream.read()

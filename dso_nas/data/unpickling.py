@@ -187,7 +187,7 @@ def _pusher(value: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return lambda machine: machine.stack.append(value(machine))
 
 
-_OPCODES: Dict[bytes, Callable[[_Machine], None]] = {
+_OPCODES: Dict[bytes, Callable[[_Machine], object]] = {
     b"\x80": lambda m: m.take(1),
     b"\x95": lambda m: m.take(8),
     b"(": lambda m: m.marks.append(len(m.stack)),

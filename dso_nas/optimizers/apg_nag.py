@@ -122,7 +122,7 @@ class APGNAG(mx.optimizer.Optimizer):
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         """Make one step of a parameter, or of a list of parameters, in the precision of the weights."""
         if isinstance(index, (list, tuple)):
-            self._step(list(index), list(weight), list(grad), list(state))
+            self._step(index, weight, grad, state)
         else:
             self._step([index], [weight], [grad], [state])
 
@@ -141,33 +141,41 @@ class APGNAG(mx.optimizer.Optimizer):
             mx.nd.cast(master, dtype=low.dtype, out=low)
 
     def _step(
-        self, indices: list[Any], weights: list[NDArray], grads: list[NDArray], states: list[NDArray]
+        self,
+        indices: Sequence[Any],
+        weights: Sequence[NDArray],
+        grads: Sequence[NDArray],
+        states: Sequence[NDArray],
     ) -> None:
         self._update_count(indices)
-        names = [self._name(index) for index in indices]
-        rest = []
-        for k, name in enumerate(names):
-            if not name.startswith(self.lambda_name):
-                rest.append(k)
-            elif self.update_lambdas:
-                self._apg_nag(indices[k], name, weights[k], grads[k], states[k])
-            else:
-                mx.nd.relu(weights[k], out=weights[k])
+        lambdas, others = [], []
+        for parameter in zip(indices, weights, grads, states):
+            is_lambda = self._name(parameter[0]).startswith(self.lambda_name)
+            (lambdas if is_lambda else others).append(parameter)
         if self.update_weights:
-            for start in range(0, len(rest), _GROUP):
-                group = rest[start : start + _GROUP]
-                self._nag(*([values[k] for k in group] for values in (indices, weights, grads, states)))
+            _in_groups(self._nag, others)
+        if self.update_lambdas:
+            _in_groups(self._apg_nag, lambdas)
+        else:
+            for _, weight, _, _ in lambdas:
+                mx.nd.relu(weight, out=weight)
 
-    def _apg_nag(self, index: Any, name: str, weight: NDArray, grad: NDArray, velocity: NDArray) -> None:
-        lr, step = self._get_lr(index), self._count_lambda_step(index, weight)
-        point = mx.nd.sgd_update(weight, grad, lr=lr, **self._scaling())
-        point -= self._cut(point, name, lr)
-        velocity *= self.momentum(step - 1)
-        velocity += point - weight
-        mx.nd.relu(point + self.momentum(step) * velocity, out=weight)
+    def _apg_nag(
+        self, indices: list[Any], weights: list[NDArray], grads: list[NDArray], velocities: list[NDArray]
+    ) -> None:
+        lrs, one = self._get_lrs(indices), [1.0] * len(indices)
+        steps = [self._count_lambda_step(*pair) for pair in zip(indices, weights)]
+        points = _descend(weights, grads, lrs, _empty_like(weights), **self._scaling())
+        _descend(points, [self._cut(*each) for each in zip(points, indices, lrs)], one)
+        moves = _descend(points, weights, one, _empty_like(weights))
+        _descend(moves, velocities, [-self.momentum(step - 1) for step in steps], velocities)
+        _descend(points, velocities, [-self.momentum(step) for step in steps])
+        for point, weight in zip(points, weights):
+            mx.nd.relu(point, out=weight)
 
-    def _cut(self, point: NDArray, name: str, lr: float) -> NDArray:
+    def _cut(self, point: NDArray, index: Any, lr: float) -> NDArray:
         """Give what the soft-threshold takes off: S_a(x) is x - clip(x, -a, a)."""
+        name = self._name(index)
         gamma = self._gamma_of(name, point)
         if isinstance(gamma, float):
             self.thresholded_entries += point.size if gamma > 0 else 0
@@ -182,14 +190,14 @@ class APGNAG(mx.optimizer.Optimizer):
         # MXNet's nag_mom_update has the rate in v and, in place, decays with the weight it has just written.
         lrs, wds, mu = self._get_lrs(indices), self._get_wds(indices), self.weight_momentum
         plus = [-1.0] * len(indices)
-        direction = [mx.nd.empty(grad.shape, grad.context, grad.dtype) for grad in grads]
-        mx.nd.reset_arrays(*direction, num_arrays=len(direction))
-        _descend(direction, grads, plus, **self._scaling())
+        directions = _empty_like(grads)
+        mx.nd.reset_arrays(*directions, num_arrays=len(directions))
+        _descend(directions, grads, plus, **self._scaling())
         if any(wds):
-            _descend(direction, weights, [-wd for wd in wds])
-        _descend(direction, velocities, plus, out=velocities, rescale_grad=mu)
-        _descend(direction, velocities, plus, rescale_grad=mu)
-        _descend(weights, direction, lrs)
+            _descend(directions, weights, [-wd for wd in wds])
+        _descend(directions, velocities, plus, velocities, rescale_grad=mu)
+        _descend(directions, velocities, plus, rescale_grad=mu)
+        _descend(weights, directions, lrs)
 
     def _scaling(self) -> dict[str, float]:
         return {"rescale_grad": self.rescale_grad, "clip_gradient": self.clip_gradient or -1.0}
@@ -232,16 +240,27 @@ class APGNAG(mx.optimizer.Optimizer):
         return self._gamma_arrays[key]
 
 
+def _in_groups(make: Callable[..., None], parameters: list[tuple[Any, ...]]) -> None:
+    for start in range(0, len(parameters), _GROUP):
+        make(*map(list, zip(*parameters[start : start + _GROUP])))
+
+
+def _empty_like(arrays: list[NDArray]) -> list[NDArray]:
+    return [mx.nd.empty(array.shape, array.context, array.dtype) for array in arrays]
+
+
 def _descend(
-    starts: Sequence[NDArray],
-    directions: Sequence[NDArray],
+    starts: list[NDArray],
+    directions: list[NDArray],
     lrs: list[float],
-    out: Sequence[NDArray] | None = None,
+    out: list[NDArray] | None = None,
     **scaling: float,
-) -> None:
-    """Write start - lr * (scaled direction), in place unless `out` is given, for a whole list by one kernel."""
-    pairs, wds = chain.from_iterable(zip(starts, directions)), [0.0] * len(lrs)
-    mx.nd.multi_sgd_update(*pairs, out=out or starts, num_weights=len(lrs), lrs=lrs, wds=wds, **scaling)
+) -> list[NDArray]:
+    """Write start - lr * (scaled direction), in place unless `out` is given, for a whole list at once."""
+    pairs, out = chain.from_iterable(zip(starts, directions)), out or starts
+    no_decay = [0.0] * len(lrs)
+    mx.nd.multi_sgd_update(*pairs, out=out, num_weights=len(lrs), lrs=lrs, wds=no_decay, **scaling)
+    return out
 
 
 class _ConstantMomentum:

@@ -39,7 +39,7 @@ REGULARIZATIONS = ("uniform", "adaptive_flops", "adaptive_mac", "adaptive_latenc
 _epochs = integer(1, 100_000)
 _probability = number(0, 1, below=True)
 _rate = number(above=True)
-_warmup = number(0, 100_000)
+_warmup = integer(0, 100_000)
 _ratio = listing(integer(1, 1000), 2, 2)
 _widths = listing(integer(1, 65_536), 1, 16)
 
@@ -56,15 +56,15 @@ class StepSchedule(Section):
     """The learning rate times `factor` after each of some epochs."""
 
     kind: str = key(choice("step"), "the schedule's name")
-    epochs: Tuple[int, ...] = key(
+    milestones: Tuple[int, ...] = key(
         listing(_epochs, 1, 1000, distinct=True), "epochs after which the rate changes"
     )
     factor: float = key(number(0, 1, above=True, below=True), "what the rate is multiplied by", 0.1)
 
     def conflicts(self) -> Conflicts:
         """Epochs that go back."""
-        if list(self.epochs) != sorted(self.epochs):
-            yield "epochs", "must grow from each to the next"
+        if list(self.milestones) != sorted(self.milestones):
+            yield "milestones", "must grow from each to the next"
 
 
 @dataclass(frozen=True)
@@ -79,26 +79,21 @@ class CosineSchedule(Section):
 
 @dataclass(frozen=True)
 class LinearSchedule(Section):
-    """From the learning rate up to `peak_lr`, then down to `final_lr`, both linearly."""
+    """From `warmup_lr` up to the learning rate, then down to zero, both linearly."""
 
     kind: str = key(choice("linear"), "the schedule's name")
-    warmup_epochs: float = key(_warmup, "epochs of the way up", 0.0)
-    peak_lr: Optional[float] = key(
-        optional(_rate), "the rate after the way up; null: the learning rate", None
-    )
-    final_lr: float = key(number(), "the rate at the end", 0.0)
+    warmup_epochs: int = key(_warmup, "epochs of the way up", 0)
+    warmup_lr: float = key(number(), "the rate at which the way up starts", 0.0)
 
 
 @dataclass(frozen=True)
 class PolySchedule(Section):
-    """From the learning rate up to `peak_lr` linearly, then to 0 as a power of the share of epochs left."""
+    """From `warmup_lr` up to the learning rate linearly, then to zero as a power of the share of training left."""
 
     kind: str = key(choice("poly"), "the schedule's name")
     power: float = key(number(above=True), "the power", 2.0)
-    warmup_epochs: float = key(_warmup, "epochs of the way up", 0.0)
-    peak_lr: Optional[float] = key(
-        optional(_rate), "the rate after the way up; null: the learning rate", None
-    )
+    warmup_epochs: int = key(_warmup, "epochs of the way up", 0)
+    warmup_lr: float = key(number(), "the rate at which the way up starts", 0.0)
 
 
 Schedule = Union[ConstantSchedule, StepSchedule, CosineSchedule, LinearSchedule, PolySchedule]
@@ -184,7 +179,7 @@ class Training(Section):
 
     epochs: int = key(_epochs, "epochs at most")
     batch_size: int = key(integer(1, 1_000_000), "images of a step, over all devices together")
-    learning_rate: float = key(_rate, "the rate at which the schedule starts")
+    learning_rate: float = key(_rate, "the highest rate of the schedule")
     momentum: float = key(_probability, "Nesterov momentum of the weights", 0.9)
     weight_decay: float = key(number(), "weight decay of the weights", 0.0)
     schedule: Schedule = key(KindRule(SCHEDULES), "how the rate goes on from there", ConstantSchedule())
@@ -195,8 +190,8 @@ class Training(Section):
         plan = self.schedule
         if isinstance(plan, CosineSchedule) and plan.min_lr > self.learning_rate:
             yield "schedule.min_lr", f"must be at most the learning rate, {self.learning_rate:g}"
-        if isinstance(plan, (LinearSchedule, PolySchedule)) and plan.warmup_epochs > self.epochs:
-            yield "schedule.warmup_epochs", f"must be at most the stage's epochs, {self.epochs}"
+        if isinstance(plan, (LinearSchedule, PolySchedule)) and plan.warmup_epochs >= max(self.epochs, 1):
+            yield "schedule.warmup_epochs", f"must be below the stage's epochs, {self.epochs}"
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from dso_nas.architecture.block_genotype import node_name
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology
 from dso_nas.reporting.canvas import PLAIN, house_style, save_figure
-from dso_nas.reporting.tables import readable_key
 
 History = Sequence[Tuple[int, Mapping[str, Any]]]
 
 WIDTH = 10.0
 COLUMNS = 4
-LARGE, SMALL = 7.0, 2.4
+LARGE, SMALL = 8.0, 2.6
+LINE_HEIGHT = 0.22
 SERIES_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 ZERO = "white"
 
@@ -106,3 +107,70 @@ def _tidy(axes: Axes) -> None:
     axes.grid(color="#E6E6E6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _block_panels(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> List[_Panel]:
+    units = layout.spec.block_units()
+    groups = _groups(layout.spec.topology)
+    if layout.scope == "share":
+        return [_Panel("The block's lambdas", lives[units[0].name], groups)]
+    return [_Panel(f"stage {unit.stage}, block {unit.unit}", lives[unit.name], groups) for unit in units]
+
+
+def _reduction_panel(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> _Panel:
+    units = layout.spec.reduction_units()
+    rows = [lives[unit.name] for unit in units]
+    names = [name.replace("conv", "conv ").replace("x", "×") for name in REDUCTION_OPERATIONS]
+    groups = tuple((f"after stage {unit.stage}, {name}", 1) for unit in units for name in names)
+    return _Panel("The reductions' lambdas", np.concatenate(rows or [np.zeros((0, 1))]), groups)
+
+
+def _groups(topology: BlockTopology) -> Tuple[Tuple[str, int], ...]:
+    """What a packed vector's parts go into, and how many lambdas each has."""
+    return tuple(("output" if key == AFTER else f"to {node_name(key)}", topology.size(key)) for key in topology.keys())
+
+
+def _edges(epochs: Sequence[int]) -> np.ndarray:
+    """Where each epoch's column begins and ends: shape (epochs + 1,)."""
+    middles = (np.asarray(epochs[1:]) + np.asarray(epochs[:-1])) / 2
+    ahead = middles[0] - epochs[0] if len(middles) else 0.5
+    behind = epochs[-1] - middles[-1] if len(middles) else 0.5
+    return np.concatenate([[epochs[0] - ahead], middles, [epochs[-1] + behind]])
+
+
+def _lambda_figure(blocks: Sequence[_Panel], reductions: _Panel, edges: np.ndarray) -> Figure:
+    columns = min(COLUMNS, len(blocks))
+    rows = math.ceil(len(blocks) / columns)
+    heights = [LARGE if columns == 1 else SMALL] * rows
+    if reductions.groups:
+        heights.append(LINE_HEIGHT * len(reductions.groups) + 0.6)
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    colors = _colors([*blocks, reductions])
+    for place, panel in enumerate(blocks):
+        _draw_panel(figure.add_subplot(grid[divmod(place, columns)]), panel, edges, colors)
+    if reductions.groups:
+        _draw_panel(figure.add_subplot(grid[rows, :]), reductions, edges, colors)
+    figure.axes[-1].set_xlabel("epoch")
+    figure.colorbar(colors, ax=figure.axes, label="lambda (white: exactly zero)", shrink=0.6, aspect=40)
+    figure.suptitle("The life of every lambda", fontweight="bold")
+    return figure
+
+
+def _colors(panels: Iterable[_Panel]) -> ScalarMappable:
+    """Dark for a small lambda, bright for a large one, and for zero a white that no lambda has."""
+    largest = max(float(panel.lives.max()) for panel in panels if panel.groups)
+    return ScalarMappable(Normalize(0, max(largest, 0) or 1.0), matplotlib.colormaps["viridis"])
+
+
+def _draw_panel(axes: Axes, panel: _Panel, edges: np.ndarray, colors: ScalarMappable) -> None:
+    sizes = np.array([size for _, size in panel.groups])
+    ends = np.cumsum(sizes)
+    alive = np.ma.masked_less_equal(panel.lives, 0)
+    axes.pcolormesh(edges, np.arange(ends[-1] + 1), alive, cmap=colors.cmap, norm=colors.norm, rasterized=True)
+    axes.hlines(ends[:-1], edges[0], edges[-1], color=PLAIN, linewidth=0.4)
+    axes.set_ylim(ends[-1], 0)
+    axes.set_title(panel.title, loc="left", fontsize=9)
+    axes.set_yticks(ends - sizes / 2, [label for label, _ in panel.groups], fontsize=_label_size(panel, axes))
+    axes.tick_params(left=False, labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -62,4 +62,4 @@ class PretrainTask(Task):
 def pretrain(run: Run) -> None:
     """Run the stage; with `pretrain.epochs` 0 there is nothing to do, and the search starts from random weights."""
     if run.recipe.pretrain.epochs:
-        run.train(PretrainTask(run), run.folder.stage("pretrain"))
+        run.train(PretrainTask(run), run.folder.pretrain)

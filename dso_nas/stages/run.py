@@ -56,6 +56,10 @@ class Run:
         topology = BlockTopology(network.levels, network.operations)
         return NetworkSpec(topology, network.stem, network.blocks, network.widths, classes, (channels, height, width))
 
+    def widened(self, widths: Sequence[int]) -> NetworkSpec:
+        """The supernet's macro-structure at other widths."""
+        return dataclasses.replace(self.spec, widths=tuple(widths))
+
     @functools.cached_property
     def layout(self) -> LambdaLayout:
         """The supernet's lambda parameters."""
@@ -64,7 +68,7 @@ class Run:
     @functools.cached_property
     def split(self) -> Split:
         """D_w and D_lambda, kept in one file of the folder."""
-        path = Path(self.folder.path) / "split.json"
+        path = self.folder.path / "split.json"
         if path.exists():
             return Split.load(path, self.dataset)
         split = Split.of(self.dataset, self.recipe.data.split_seed, self.recipe.data.ratio)
@@ -126,10 +130,13 @@ def finished_checkpoint(folder: Path, stage: str) -> Checkpoint:
     return checkpoint
 
 
-def learning_rates(settings: Any, steps_per_epoch: int) -> mx.lr_scheduler.LRScheduler:
-    """A stage's schedule, called with the number of the step from 1."""
-    schedule = {key: value for key, value in dataclasses.asdict(settings.schedule).items() if value is not None}
-    return make_schedule(schedule, settings.learning_rate, steps_per_epoch, max(settings.epochs, 1))
+def learning_rates(settings: Any, steps_per_epoch: int, epochs: Optional[int] = None) -> mx.lr_scheduler.LRScheduler:
+    """A stage's schedule over `epochs` (default: its own), called with the number of the step from 1."""
+    epochs = max(epochs or settings.epochs, 1)
+    schedule = dataclasses.asdict(settings.schedule)
+    if schedule.get("period", 1) is None:
+        schedule["period"] = epochs
+    return make_schedule(schedule, settings.learning_rate, steps_per_epoch, epochs)
 
 
 def make_optimizer(settings: Any, **options: Any) -> mx.optimizer.Optimizer:

@@ -12,7 +12,7 @@ from dso_nas.architecture.pruning import PruneResult, live_connections, prune
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
-from dso_nas.reporting.plots import draw_structure
+from dso_nas.reporting.structure import draw_structure
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, weights_of
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
@@ -152,12 +152,13 @@ def search(run: Run) -> Genotype:
     """
     task = SearchTask(run)
     if run.recipe.pretrain.epochs:
-        task.load_weights(finished_checkpoint(run.folder.stage("pretrain"), "pretrain").arrays)
-    run.train(task, run.folder.stage("search"))
+        task.load_weights(finished_checkpoint(run.folder.pretrain, "pretrain").arrays)
+    run.train(task, run.folder.search)
     for warning in task.warnings:
         print(f"warning: {warning}")
-    source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed, "epochs": len(task.history)}
+    source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed, "epochs": len(task.history),
+              "converged": task.finished(), "warnings": task.warnings}
     genotype = dataclasses.replace(task.genotype, source=source)
     genotype.save(run.folder.genotype)
-    draw_structure(genotype, run.folder.genotype.with_name("structure"), title=f"Found on {run.dataset.title}")
+    draw_structure(genotype, str(run.folder.search / "structure"), title=f"Found on {run.dataset.title}")
     return genotype

@@ -1,8 +1,8 @@
 """Checkpoints: arrays and JSON values in one file, whole or not there, and believed only if undamaged.
 
 The file: a prefix (magic, version, length of the header), the header (JSON: each array's name, dtype, shape
-and offset, and the caller's `meta`), the arrays' bytes in C order, and the SHA-256 of all before. Nothing in it
-is ever executed. What a checkpoint holds does not belong here: the loop and the stages decide.
+and offset, and the caller's `meta`), the arrays' bytes in C order, and the SHA-256 of all before. Nothing in
+it is ever executed. What a checkpoint holds does not belong here: the loop and the stages decide.
 """
 
 from __future__ import annotations

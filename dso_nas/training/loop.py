@@ -113,6 +113,7 @@ class Loop:
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self._epoch = 0
         self._step = 0
+        self._steps = 0
         self._means = Means()
         self._seconds = 0.0
         self._since = self._saved_at = time.monotonic()
@@ -138,6 +139,7 @@ class Loop:
         for kind, result in self._monitor.progress(steps, total - self._step, label):
             self._means.add(self._step, kind, result)
             self._step += 1
+            self._steps += 1
             if self._signal is not None:
                 self._save(ended=False)
                 raise Stopped(self._signal)
@@ -168,15 +170,15 @@ class Loop:
                 raise self._diverged(self._step, f"{name} is not finite")
         now = time.monotonic()
         self._seconds, self._since, self._saved_at = self._seconds + now - self._since, now, now
-        position = {"epoch": self._epoch, "step": self._step, "sums": self._means.sums, "seconds": self._seconds,
-                    "ended": ended}
+        position = {"epoch": self._epoch, "step": self._step, "steps": self._steps, "sums": self._means.sums,
+                    "seconds": self._seconds, "ended": ended}
         self._folder.save(self._epoch * _EPOCH + self._step, arrays, {"position": position, "task": meta})
 
     def _restore(self, checkpoint: Checkpoint) -> bool:
         position = checkpoint.meta["position"]
         self._task.restore(checkpoint.arrays, checkpoint.meta["task"])
         self._epoch, self._step, self._seconds = position["epoch"], position["step"], position["seconds"]
-        self._means = Means(position["sums"])
+        self._steps, self._means = position["steps"], Means(position["sums"])
         self._monitor.rewind(self._epoch, self._step)
         return bool(position["ended"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import platform
@@ -19,7 +20,9 @@ import time
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Union
+
+import numpy as np
 
 from dso_nas import __version__
 from dso_nas.errors import UserError
@@ -185,6 +188,18 @@ class WorkFolder:
             ValueError: a number in it is not finite: JSON has none such.
         """
         return self.write_text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
+        """Write arrays as an `.npz` file, like `write_text`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)
+        path = self.path / name
+        write_durably(path, [stream.getvalue()])
+        return path
 
     def record_run(self) -> None:
         """Add `describe_environment()` to `run.json`, a list with an entry for every start in this folder.

@@ -67,7 +67,8 @@ def _counting(closed: List[str], name: str, count: int) -> Iterator[int]:
 @pytest.mark.parametrize("steps", [2, 100])
 def test_both_sources_are_closed_at_the_end(steps: int) -> None:
     closed: List[str] = []
-    epoch = alternate(_counting(closed, "weights", 9), _counting(closed, "lambdas", 5), 1, 1)
+    sources = _counting(closed, "weights", 9), _counting(closed, "lambdas", 5)
+    epoch = alternate(*sources, 1, 1)
     for _, _ in zip(range(steps), epoch):
         pass
     epoch.close()

@@ -144,6 +144,24 @@ def test_only_a_few_items_are_made_ahead(no_new_threads: None) -> None:
     assert made == list(range(len(made))) and len(made) < 8
 
 
+def test_a_consumer_that_leaves_waits_for_one_item_at_most(no_new_threads: None) -> None:
+    made: List[int] = []
+    reached, gate = threading.Event(), threading.Event()
+
+    def make(item: int) -> int:
+        if item == 2:
+            reached.set()
+            gate.wait()
+        made.append(item)
+        return item
+
+    source = made_ahead(make, range(1000))
+    assert [next(source), next(source)] == [0, 1] and reached.wait(10)
+    threading.Timer(0.3, gate.set).start()
+    source.close()
+    assert made == [0, 1, 2]
+
+
 def test_batches_are_made_in_another_thread() -> None:
     threads = set(made_ahead(lambda item: threading.get_ident(), range(3)))
     assert len(threads) == 1 and threading.get_ident() not in threads

@@ -67,7 +67,7 @@ class _Evil:
 @pytest.mark.parametrize("key", ["data", "other"])
 def test_a_pickle_that_calls_is_refused_and_not_run(tmp_path: Path, protocol: int, key: str) -> None:
     mark = tmp_path / "mark"
-    with pytest.raises(ValueError, match="not run"):
+    with pytest.raises(ValueError, match="asks for '(posix|nt)'.'mkdir'.*not run"):
         read_dictionary(pickle.dumps({key: _Evil(os.mkdir, str(mark))}, protocol))
     assert not mark.exists()
 

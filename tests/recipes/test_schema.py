@@ -78,7 +78,7 @@ CONFLICTS = [
     ("network.packed", True, "network.packed"),
     ("memory.mirroring", "auto", "memory.limit_mb"),
     ("memory.limit_mb", 100, "memory.limit_mb"),
-    ("pretrain.schedule", {"kind": "step", "epochs": [3, 2]}, "pretrain.schedule.epochs"),
+    ("pretrain.schedule", {"kind": "step", "milestones": [3, 2]}, "pretrain.schedule.milestones"),
     ("pretrain.schedule", {"kind": "cosine", "min_lr": 0.2}, "pretrain.schedule.min_lr"),
     ("search.schedule", {"kind": "linear", "warmup_epochs": 5}, "search.schedule.warmup_epochs"),
     ("retrain.schedule", {"kind": "poly", "warmup_epochs": 5}, "retrain.schedule.warmup_epochs"),

@@ -1,0 +1,130 @@
+"""The found architecture against random ones and the full network, all of one size (paper, Table 1, last rows)."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+
+import numpy as np
+
+from dso_nas.architecture.cost import network_cost
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.pruning import live_connections
+from dso_nas.architecture.sampling import random_genotype
+from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.budgets.width import fit_parameters
+from dso_nas.errors import UserError
+from dso_nas.reporting.tables import report_markdown
+from dso_nas.stages.retrain import RetrainTask, retrain_spec, train_derived
+from dso_nas.stages.run import Run, finished_checkpoint
+from dso_nas.training.workfolder import describe_environment
+
+_DRAWS = 100
+
+
+class Contender(NamedTuple):
+    """A network to train and where."""
+
+    name: str
+    kind: str
+    genotype: Genotype
+    spec: NetworkSpec
+    multiplier: float
+    folder: str
+
+
+def contenders(run: Run, genotype: Genotype) -> List[Contender]:
+    """The found architecture, and those the recipe compares it with at the same parameters.
+
+    Raises:
+        UserError: one cannot be brought to the same parameters within the recipe's tolerance.
+    """
+    settings = run.recipe.compare
+    spec, multiplier = retrain_spec(run, genotype)
+    found = [Contender("searched", "searched", genotype, spec, multiplier, "retrain")]
+    target = network_cost(spec, genotype).total.parameters
+    base = run.widened(run.recipe.retrain.widths or run.spec.widths)
+    for index in range(1, settings.random_architectures + 1):
+        drawn, fitted, factor = _random_fit(run, genotype, base, target, index)
+        found.append(Contender(f"random {index}", "random", drawn, fitted, factor, f"compare/random-{index}"))
+    if settings.full_network:
+        full = Genotype.full(run.spec, run.recipe.network.scope)
+        fitted, factor = fit_parameters(base, full, target, settings.tolerance)
+        found.append(Contender("full network, narrowed", "full", full, fitted, factor, "compare/full"))
+    return found
+
+
+def _random_fit(run: Run, genotype: Genotype, base: NetworkSpec, target: int,
+                index: int) -> Tuple[Genotype, NetworkSpec, float]:
+    """A random architecture as dense as the found one that some width brings to `target` parameters."""
+    scope = run.recipe.network.scope
+    density = live_connections(genotype, run.spec) / live_connections(Genotype.full(run.spec, scope), run.spec)
+    rng = np.random.default_rng(np.random.SeedSequence(run.recipe.seed, spawn_key=(index,)))
+    for _ in range(_DRAWS):
+        drawn = random_genotype(run.spec, scope, min(1.0, max(density, 0.05)), rng)
+        try:
+            return (drawn, *fit_parameters(base, drawn, target, run.recipe.compare.tolerance))
+        except UserError:
+            continue
+    raise UserError(f"compare.tolerance: none of {_DRAWS} random architectures comes within "
+                    f"{run.recipe.compare.tolerance:g} of {target:,} parameters; raise it")
+
+
+def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
+    """Train every contender alike, write `report.json` and `report.md`, and return the report."""
+    results = []
+    for number, contender in enumerate(contenders(run, genotype)):
+        epochs = None if contender.kind == "searched" else run.recipe.compare.epochs
+        name = "retrain" if contender.kind == "searched" else contender.folder
+        task = RetrainTask(run, contender.spec, contender.genotype, number, epochs, name)
+        error = train_derived(run, task, run.folder.path / contender.folder)
+        results.append(_result(run, contender, error))
+    report = {**_report_head(run, genotype), "results": results, "summary": _summary(results)}
+    run.folder.write_json("report.json", report)
+    run.folder.write_text("report.md", report_markdown(report))
+    return report
+
+
+def _result(run: Run, contender: Contender, error: float) -> Dict[str, Any]:
+    total = network_cost(contender.spec, contender.genotype).total
+    position = finished_checkpoint(run.folder.path / contender.folder, contender.name).meta["position"]
+    return {
+        "name": contender.name, "kind": contender.kind, "parameters": total.parameters,
+        "multiply_adds": total.multiply_adds, "width_multiplier": contender.multiplier, "test_error": error,
+        "live_connections": live_connections(contender.genotype, contender.spec), "seconds": position["seconds"],
+    }
+
+
+def _summary(results: List[Mapping[str, Any]]) -> Dict[str, Any]:
+    errors = {kind: [result["test_error"] for result in results if result["kind"] == kind]
+              for kind in ("searched", "random", "full")}
+    random = errors["random"]
+    return {
+        "searched": errors["searched"][0],
+        "random_mean": statistics.fmean(random) if random else None,
+        "random_std": statistics.stdev(random) if len(random) > 1 else None,
+        "full": errors["full"][0] if errors["full"] else None,
+    }
+
+
+def _report_head(run: Run, genotype: Genotype) -> Dict[str, Any]:
+    full = Genotype.full(run.spec, run.recipe.network.scope)
+    source = genotype.source
+    return {
+        "title": f"DSO-NAS on {run.dataset.title}", "dataset": run.dataset.title, "recipe": run.recipe.name,
+        "environment": describe_environment(), "stages": list(_stages(run)),
+        "search": {
+            "live_connections": live_connections(genotype, run.spec),
+            "total_connections": live_connections(full, run.spec), "epochs": source.get("epochs", 0),
+            "converged": bool(source.get("converged", False)), "warnings": list(source.get("warnings", [])),
+        },
+        "picture": "search/structure.png", "notes": [],
+    }
+
+
+def _stages(run: Run) -> Iterator[Dict[str, Any]]:
+    for stage in ("pretrain", "search", "retrain"):
+        if stage == "pretrain" and not run.recipe.pretrain.epochs:
+            continue
+        position = finished_checkpoint(run.folder.path / stage, stage).meta["position"]
+        yield {"stage": stage, "seconds": position["seconds"], "epochs": position["epoch"], "steps": position["steps"]}

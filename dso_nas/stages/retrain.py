@@ -1,0 +1,119 @@
+"""Third stage: the network a genotype stands for, trained from scratch on all training data (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.budgets.width import fit_parameters
+from dso_nas.networks.derived import DerivedNetwork
+from dso_nas.networks.drop_path import draw_paths, path_probabilities
+from dso_nas.networks.network import PublishedInitializer
+from dso_nas.stages.run import Run, learning_rates, make_optimizer
+from dso_nas.training.learner import Learner, StepResult
+from dso_nas.training.loop import Task
+from dso_nas.training.losses import ClassificationLoss
+
+_PATHS, _DROPOUT = 0, 1
+
+
+class RetrainTask(Task):
+    """Every step moves all weights of one derived network; `number` sets its randomness apart from other networks'."""
+
+    name = "retrain"
+
+    def __init__(self, run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0,
+                 epochs: Optional[int] = None, name: str = "retrain") -> None:
+        settings = run.recipe.retrain
+        self.name = name
+        self.epochs = epochs or settings.epochs
+        self._run = run
+        self._number = number
+        self._batches = run.batches(run.dataset.train, settings.batch_size, "retrain", settings.cutout)
+        self._rates = learning_rates(settings, len(self._batches), self.epochs)
+        self._dropout = settings.dropout > 0
+        network = build_derived(run, spec, genotype)
+        mx.random.seed(self._seed(_DROPOUT, 0))
+        network.initialize(PublishedInitializer(), ctx=list(run.contexts))
+        network.hybridize_segments()
+        self._probabilities = path_probabilities(network, settings.drop_path, settings.drop_path_rule)
+        loss = ClassificationLoss(settings.label_smoothing, settings.auxiliary_weight)
+        self.learner = Learner(network, run.contexts, loss, run.kvstore)
+        self.learner.add_group("weights", list(network.collect_params().values()), make_optimizer(
+            settings, momentum=settings.momentum, wd=settings.weight_decay))
+
+    def _sequence(self, *place: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._run.recipe.seed, spawn_key=(self._number, *place))
+
+    def _seed(self, *place: int) -> int:
+        return int(self._sequence(*place).generate_state(1)[0] >> 1)
+
+    def steps_per_epoch(self) -> int:
+        """See Task."""
+        return len(self._batches)
+
+    def train(self, epoch: int, start: int) -> Iterator[Tuple[str, StepResult]]:
+        """See Task."""
+        step = epoch * len(self._batches) + start
+        for data, labels in self._batches.epoch(epoch, start):
+            step += 1
+            if self._dropout:
+                # MXNet's own generator, set anew so that a resumed run draws what this one would have.
+                mx.random.seed(self._seed(_DROPOUT, step))
+            yield "train", self.learner.step("weights", data, labels, self._rates(step), self._paths(step, len(data)))
+
+    def _paths(self, step: int, images: int) -> Optional[np.ndarray]:
+        if not len(self._probabilities):
+            return None
+        progress = step / (self.epochs * len(self._batches))
+        return draw_paths(self._probabilities, progress, images, np.random.default_rng(self._sequence(_PATHS, step)))
+
+    def end_epoch(self, epoch: int) -> Dict[str, float]:
+        """See Task."""
+        self.learner.average_statistics()
+        return {"test_error": self.learner.error(self._run.plain_batches(self._run.dataset.test))}
+
+    def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
+        """See Task."""
+        return self.learner.state(), {}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """See Task."""
+        self.learner.load_state(arrays)
+
+
+def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> DerivedNetwork:
+    """The derived network with what the recipe's retraining adds to it."""
+    settings = run.recipe.retrain
+    return DerivedNetwork(spec, genotype, settings.drop_path > 0, settings.dropout, settings.auxiliary_weight > 0)
+
+
+def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
+    """The macro-structure to retrain at, and its multiplier over the recipe's widths.
+
+    Raises:
+        UserError: the genotype does not fit the recipe's network, or the target cannot be met.
+    """
+    genotype.check_fits(run.spec)
+    settings = run.recipe.retrain
+    spec = run.widened(settings.widths or run.spec.widths)
+    if settings.target_parameters is not None:
+        return fit_parameters(spec, genotype, settings.target_parameters, run.recipe.compare.tolerance)
+    return spec.scaled(settings.width_multiplier), settings.width_multiplier
+
+
+def retrain(run: Run, genotype: Genotype) -> float:
+    """Run the stage and return the test error (a fraction) at its end."""
+    spec, _ = retrain_spec(run, genotype)
+    return train_derived(run, RetrainTask(run, spec, genotype), run.folder.retrain)
+
+
+def train_derived(run: Run, task: RetrainTask, folder: Path) -> float:
+    """Train a derived network in a folder; its test error at the end."""
+    run.train(task, folder)
+    return task.end_epoch(task.epochs)["test_error"]
