@@ -1,7 +1,8 @@
 """What must hold in a process before MXNet is loaded.
 
-Two things only: the environment variable that keeps gradients right, and the CUDA libraries of NVIDIA's
-wheels. Nothing here imports MXNet or asks whether a GPU works: that is for the command line.
+Three things only: the environment variable that keeps gradients right, the C library's allocator told to keep what
+is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is
+for the command line.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Iterable, Optional, Tuple
 GRADIENT_VARIABLE = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
 GRADIENT_VALUE = 1_000_000
 CUDA_DISTRIBUTION = "mxnet-cu112"
+MALLOC_VARIABLE = "DSO_NAS_MALLOC"
+# glibc's mallopt: one arena, no block by mmap, never give the heap's top back, grow it by 256 MB.
+MALLOC_SETTINGS = ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 # Dependencies first: a library finds those it needs among the ones already loaded.
 CUDA_LIBRARIES = (
     "libcudart.so.11.0",
@@ -39,6 +44,7 @@ def prepare() -> None:
         ImportError: MXNet is loaded already and read an environment under which its gradients are wrong.
     """
     guarantee_gradients()
+    keep_freed_memory()
     if is_installed(CUDA_DISTRIBUTION):
         # The wheel was built against cuDNN 8.1.1 and would warn about the 8.9 that it runs with.
         os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
@@ -70,6 +76,21 @@ def _gradient_cap() -> int:
         return int(os.environ.get(GRADIENT_VARIABLE, ""))
     except ValueError:
         return 0
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what MXNet frees, instead of giving it back to the kernel and taking it again page by page.
+
+    MXNet has no pool of its own on the CPU: without this every large array of every step is mapped, zeroed a page at a
+    time on first touch, and unmapped. `DSO_NAS_MALLOC=default` leaves the allocator alone.
+
+    Returns:
+        Whether the allocator was told: not where the C library is another one.
+    """
+    if os.environ.get(MALLOC_VARIABLE) == "default" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(option, value) == 1 for option, value in MALLOC_SETTINGS])
 
 
 def is_installed(distribution: str) -> bool:

@@ -1,4 +1,4 @@
-"""The CUDA libraries of NVIDIA's wheels, with folders and distributions made up here."""
+"""The allocator, and the CUDA libraries of NVIDIA's wheels, with folders and distributions made up here."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> List[Tuple[str, int]]:
         calls.append((path, mode))
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setenv(environment.MALLOC_VARIABLE, "default")
     return calls
 
 
@@ -82,3 +83,27 @@ def test_the_cpu_build_loads_nothing(
 def test_no_nvidia_wheels_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
     assert environment.nvidia_folders() == ()
+
+
+class Allocator:
+    """A C library that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: List[Tuple[int, int]] = []
+
+    def mallopt(self, option: int, value: int) -> int:
+        self.told.append((option, value))
+        return 1
+
+
+@pytest.mark.parametrize("wanted, library, told", [
+    ("", "glibc", list(environment.MALLOC_SETTINGS)), ("default", "glibc", []), ("", "musl", [])])
+def test_glibc_is_told_to_keep_what_is_freed(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, library: str, told: List[Tuple[int, int]]
+) -> None:
+    allocator = Allocator()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: allocator)
+    monkeypatch.setattr(environment.platform, "libc_ver", lambda: (library, "1"))
+    monkeypatch.setenv(environment.MALLOC_VARIABLE, wanted)
+    assert environment.keep_freed_memory() is bool(told)
+    assert allocator.told == told

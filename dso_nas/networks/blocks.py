@@ -187,8 +187,8 @@ class DerivedBlock(Block):
     """
 
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, drop_path: bool = False,
-                 dilation: int = 1) -> None:
-        super().__init__(unit, topology, genotype, fix_gamma=False, dilation=dilation)
+                 dilation: int = 1, fix_gamma: bool = False) -> None:
+        super().__init__(unit, topology, genotype, fix_gamma=fix_gamma, dilation=dilation)
         self._drop_path = drop_path
 
     @property
@@ -230,14 +230,14 @@ class ReductionBlock(HybridBlock):
     """
 
     def __init__(self, unit: Unit, operations: Sequence[str], scales: Optional[Parameter] = None,
-                 stride: int = 2) -> None:
+                 stride: int = 2, fix_gamma: bool = False) -> None:
         super().__init__(prefix="")
         self.unit = unit
         self._kept = [name for name in REDUCTION_OPERATIONS if name in operations]
         self._branches = []
         for name in self._kept:
             branch = ConvBNReLU(unit.channels, unit.in_channels, int(name[-1]), f"{unit.name}_{name}", stride,
-                                fix_gamma=scales is not None)
+                                fix_gamma=fix_gamma or scales is not None)
             self.register_child(branch, name)
             self._branches.append(branch)
         if scales is not None:

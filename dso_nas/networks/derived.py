@@ -6,13 +6,13 @@ from typing import Any, List, Optional
 
 from mxnet.gluon import HybridBlock, nn
 
+from dso_nas.architecture.cost import AUX_CHANNELS, AUX_POOL, AUX_STRIDE
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.blocks import DerivedBlock, ReductionBlock
 from dso_nas.networks.network import Network
 from dso_nas.networks.operations import ConvBNReLU, batch_norm
 
-AUXILIARY_WIDTHS = (128, 768)
 AUXILIARY_STAGE = 2
 
 
@@ -25,7 +25,7 @@ class AuxiliaryHead(HybridBlock):
     def __init__(self, channels: int, classes: int, stride: int) -> None:
         super().__init__(prefix="")
         self._stride = stride
-        first, second = AUXILIARY_WIDTHS
+        first, second = AUX_CHANNELS
         self.bn = batch_norm(channels, "aux_bn")
         self.conv1 = ConvBNReLU(first, channels, 1, "aux_conv1")
         self.conv2 = nn.Conv2D(second, 2, in_channels=first, use_bias=False, prefix="aux_conv2_")
@@ -34,7 +34,7 @@ class AuxiliaryHead(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        x = F.Pooling(F.relu(self.bn(x)), kernel=(5, 5), stride=(self._stride,) * 2, pool_type="avg")
+        x = F.Pooling(F.relu(self.bn(x)), kernel=(AUX_POOL,) * 2, stride=(self._stride,) * 2, pool_type="avg")
         x = F.relu(self.conv2_bn(self.conv2(self.conv1(x))))
         return self.fc(F.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg"))
 
@@ -43,26 +43,26 @@ class DerivedNetwork(Network):
     """The architecture `genotype` of macro-structure `spec`, trained from scratch; lambdas are not multiplied.
 
     `drop_path` makes the network take path multipliers, `dropout` is the probability before fc1, `auxiliary` adds the
-    auxiliary head, which needs at least three stages.
+    auxiliary head, which needs at least three stages. `fix_gamma` holds the scales of all BatchNorms at one but for
+    those of stem, block outputs and head, as in the supernet (the published baseline).
 
     Raises:
         UserError: the genotype does not fit the macro-structure.
     """
 
     def __init__(self, spec: NetworkSpec, genotype: Genotype, drop_path: bool = False, dropout: float = 0.0,
-                 auxiliary: bool = False) -> None:
+                 auxiliary: bool = False, fix_gamma: bool = False) -> None:
         genotype.check_fits(spec)
         units: List[HybridBlock] = []
         for unit in spec.units():
             if unit.kind == "reduction":
-                units.append(ReductionBlock(unit, genotype.reduction(unit)))
+                units.append(ReductionBlock(unit, genotype.reduction(unit), fix_gamma=fix_gamma))
             else:
-                units.append(DerivedBlock(unit, spec.topology, genotype.block(unit), drop_path))
+                units.append(DerivedBlock(unit, spec.topology, genotype.block(unit), drop_path, fix_gamma=fix_gamma))
         at = auxiliary_position(spec)
         head: Optional[HybridBlock] = None
         if auxiliary:
-            stride = 3 if spec.stem == "cifar" else 2
-            head = AuxiliaryHead(spec.widths[AUXILIARY_STAGE], spec.classes, stride)
+            head = AuxiliaryHead(spec.widths[AUXILIARY_STAGE], spec.classes, AUX_STRIDE[spec.stem])
         super().__init__(spec, units, dropout, head, at)
         self.genotype = genotype
 

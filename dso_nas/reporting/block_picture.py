@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from dso_nas.architecture.block_genotype import BlockGenotype, node_name
-from dso_nas.architecture.topology import INPUT, OPERATIONS, BlockTopology, Node
+from dso_nas.architecture.topology import INPUT, OPERATIONS, BlockTopology, Node, Operation
 from dso_nas.reporting.canvas import (
     FAINT,
     INK,
@@ -27,11 +27,15 @@ from dso_nas.reporting.wiring import BAR, Connection, Wiring, connections, outpu
 LINE, CROWDED_LINE, CROWD = 1.3, 0.8, 60
 THIN, THICK = 0.6, 4.0
 NAMED = 0.9
+_BACKING = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """One block to draw: its name makes the elements' ids, `widths` are the live connections' line widths, points."""
+    """One block to draw.
+
+    `name` makes the elements' ids; `widths` has the live connections with their line widths in points.
+    """
 
     name: str
     block: BlockGenotype
@@ -55,6 +59,12 @@ def readable(operation: str) -> str:
     return f"{found.kind.replace('_', ' ')} {found.kernel}×{found.kernel}"
 
 
+def _short(operation: Operation) -> str:
+    if operation.kind == "sep_conv":
+        return f"{operation.kernel}×{operation.kernel}"
+    return operation.kind[:3]
+
+
 def live_connections(topology: BlockTopology, block: BlockGenotype) -> Tuple[Connection, ...]:
     """(source, target) of a block's live lambdas in packed order."""
     return tuple(pair for pair, live in zip(connections(topology), block.mask(topology)) if live)
@@ -75,7 +85,12 @@ def line_widths(
 
 
 def draw_block(axes: Axes, drawing: Drawing) -> None:
-    """Draw a block; ids are `connection_BLOCK_SOURCE_TARGET`, `operation_BLOCK_NODE` and `pruned_operation_...`."""
+    """Draw a block.
+
+    Every live connection is an element with the id `connection_BLOCK_SOURCE_TARGET`, every operation one with
+    `operation_BLOCK_NODE` or `pruned_operation_BLOCK_NODE`; the line to an operation of level 1, which has no
+    lambda, is `fixed_BLOCK_NODE`.
+    """
     _draw_shortcut(axes, drawing)
     _draw_pruned(axes, drawing)
     _draw_live(axes, drawing)
@@ -129,7 +144,7 @@ def _draw_shortcut(axes: Axes, drawing: Drawing) -> None:
         gid=f"shortcut_{drawing.name}",
     )
     if drawing.named:
-        _write(axes, (wiring.x + wiring.width / 2, y), "shortcut", 7.5, PLAIN, backed=True)
+        _write(axes, (wiring.x + wiring.width / 2, y), "shortcut", 7.5, PLAIN, bbox=_BACKING)
 
 
 def _draw_pruned(axes: Axes, drawing: Drawing) -> None:
@@ -143,13 +158,12 @@ def _draw_pruned(axes: Axes, drawing: Drawing) -> None:
 
 
 def _draw_live(axes: Axes, drawing: Drawing) -> None:
-    wiring = drawing.wiring
+    wiring, topology = drawing.wiring, drawing.topology
     factor = 1.0 if drawing.named else 0.5
     ports = wiring.ports(drawing.widths)
     for pair, width in drawing.widths.items():
-        ends = f"{node_name(pair[0])}_{_target_name(wiring.topology, pair[1])}"
-        gid = f"connection_{drawing.name}_{ends}"
-        _stroke(axes, wiring.route(pair, ports[pair]), _color(wiring.topology, pair[0]), width * factor, 2, gid)
+        gid = f"connection_{drawing.name}_{node_name(pair[0])}_{_target_name(topology, pair[1])}"
+        _stroke(axes, wiring.route(pair, ports[pair]), _color(topology, pair[0]), width * factor, 2, gid)
     for node in drawing.block.live_nodes:
         if node[0] == 1:
             y = wiring.center(node)
@@ -169,18 +183,18 @@ def _draw_operation(axes: Axes, drawing: Drawing, node: Node) -> None:
     if drawing.named:
         _write(axes, middle, readable(operation.name), 9, INK if live else FAINT)
     elif live:
-        short = f"{operation.kernel}×{operation.kernel}" if operation.kind == "sep_conv" else operation.kind[:3]
-        _write(axes, middle, short, min(max(6.0, 16 * wiring.scale), 9.0), INK)
+        _write(axes, middle, _short(operation), min(max(6.0, 16 * wiring.scale), 9.0), INK)
 
 
 def _draw_bars(axes: Axes, drawing: Drawing) -> None:
     wiring = drawing.wiring
     for level, text in ((0, "input"), (wiring.topology.levels + 1, "output")):
         corner, width = (wiring.left(level), wiring.y), BAR * wiring.scale
-        axes.add_patch(Rectangle(corner, width, wiring.height, facecolor=PLAIN, zorder=3, gid=f"{text}_{drawing.name}"))
+        gid = f"{text}_{drawing.name}"
+        axes.add_patch(Rectangle(corner, width, wiring.height, facecolor=PLAIN, zorder=3, gid=gid))
         if drawing.named:
             middle = corner[0] + width / 2, wiring.y + wiring.height / 2
-            axes.text(*middle, text, fontsize=9, color="white", rotation=90, ha="center", va="center", zorder=4)
+            _write(axes, middle, text, 9, "white", rotation=90)
 
 
 def _stroke(axes: Axes, path: Path, color: str, width: float, zorder: float, gid: str) -> None:
@@ -190,10 +204,9 @@ def _stroke(axes: Axes, path: Path, color: str, width: float, zorder: float, gid
 
 
 def _write(
-    axes: Axes, middle: Tuple[float, float], text: str, size: float, color: str, backed: bool = False
+    axes: Axes, middle: Tuple[float, float], text: str, size: float, color: str, **more: Any
 ) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if backed else None
-    axes.text(*middle, text, fontsize=size, color=color, ha="center", va="center", zorder=4, bbox=box)
+    axes.text(*middle, text, fontsize=size, color=color, ha="center", va="center", zorder=4, **more)
 
 
 def _color(topology: BlockTopology, source: Node) -> str:

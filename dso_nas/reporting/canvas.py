@@ -1,4 +1,4 @@
-"""Figures without pyplot: the same drawing gives the same file, whatever style or backend the user has set."""
+"""Figures without pyplot: the same drawing gives the same file, whatever style or backend is set."""
 
 from __future__ import annotations
 

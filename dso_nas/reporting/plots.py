@@ -10,33 +10,34 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dso_nas.architecture.block_genotype import node_name
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology
+from dso_nas.reporting.block_picture import readable
 from dso_nas.reporting.canvas import PLAIN, house_style, save_figure
 
 History = Sequence[Tuple[int, Mapping[str, Any]]]
+Groups = Tuple[Tuple[str, int], ...]
 
 WIDTH = 10.0
 COLUMNS = 4
 LARGE, SMALL = 8.0, 2.6
 LINE_HEIGHT = 0.22
 SERIES_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
-ZERO = "white"
+_OUTPUT = "output"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """Some lambdas over epochs: `lives` is (lambdas, epochs); `groups` are (label, number of lambdas), from the top."""
+    """Some lambdas over epochs: `lives` is (lambdas, epochs), `groups` are (label, how many) in order."""
 
     title: str
     lives: np.ndarray
-    groups: Tuple[Tuple[str, int], ...]
+    groups: Groups
 
 
 def draw_lambdas(history: History, path: str, layout: LambdaLayout) -> None:
@@ -53,16 +54,18 @@ def draw_lambdas(history: History, path: str, layout: LambdaLayout) -> None:
     units = [layout.to_units(values) for _, values in history]
     lives = {name: np.stack([entry[name] for entry in units], axis=1) for name in units[0]}
     edges = _edges([epoch for epoch, _ in history])
+    blocks, reductions = _block_panels(layout, lives), _reduction_panel(layout, lives)
     with house_style():
-        save_figure(_lambda_figure(_block_panels(layout, lives), _reduction_panel(layout, lives), edges), path)
+        save_figure(_lambda_figure(blocks, reductions, edges), path)
 
 
 def draw_search(metrics: Iterable[Mapping[str, Any]], path: str) -> None:
     """Draw the live connections and the errors of a search by epoch.
 
     Args:
-        metrics: lines of metrics.jsonl (stage, epoch, step, name, value); of stage 'search', those called
-            'live_connections' and those whose name ends in 'error' (fractions) are drawn, an epoch's last value.
+        metrics: lines of metrics.jsonl (stage, epoch, step, name, value). Of stage 'search', those called
+            'live_connections' and those whose name ends in 'error' (fractions) are drawn: an epoch's last
+            value that is finite.
         path: the picture's file, .svg or .png.
 
     Raises:
@@ -70,7 +73,7 @@ def draw_search(metrics: Iterable[Mapping[str, Any]], path: str) -> None:
     """
     series: Dict[str, Dict[int, float]] = {}
     for line in metrics:
-        if line["stage"] == "search":
+        if line["stage"] == "search" and line["value"] is not None and math.isfinite(line["value"]):
             series.setdefault(line["name"], {})[line["epoch"]] = line["value"]
     errors = {name: values for name, values in sorted(series.items()) if name.endswith("error")}
     with house_style():
@@ -90,9 +93,9 @@ def _draw_connections(axes: Axes, values: Mapping[int, float]) -> None:
 
 
 def _draw_errors(axes: Axes, errors: Mapping[str, Mapping[int, float]]) -> None:
-    for place, (name, values) in enumerate(errors.items()):
-        color = SERIES_COLORS[place % len(SERIES_COLORS)]
-        axes.plot(list(values), list(values.values()), color=color, marker="o", markersize=3, label=name)
+    axes.set_prop_cycle(color=SERIES_COLORS)
+    for name, values in errors.items():
+        axes.plot(list(values), list(values.values()), marker="o", markersize=3, label=name.replace("_", " "))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -110,11 +113,12 @@ def _tidy(axes: Axes) -> None:
 
 
 def _block_panels(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> List[_Panel]:
-    units = layout.spec.block_units()
-    groups = _groups(layout.spec.topology)
+    units, topology = layout.spec.block_units(), layout.spec.topology
     if layout.scope == "share":
-        return [_Panel("The block's lambdas", lives[units[0].name], groups)]
-    return [_Panel(f"stage {unit.stage}, block {unit.unit}", lives[unit.name], groups) for unit in units]
+        title = "The block, by the operation that a connection leads to"
+        return [_Panel(title, lives[units[0].name], _targets(topology))]
+    levels = _levels(topology)
+    return [_Panel(f"stage {unit.stage}, block {unit.unit}", lives[unit.name], levels) for unit in units]
 
 
 def _reduction_panel(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> _Panel:
@@ -122,12 +126,23 @@ def _reduction_panel(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> _
     rows = [lives[unit.name] for unit in units]
     names = [name.replace("conv", "conv ").replace("x", "×") for name in REDUCTION_OPERATIONS]
     groups = tuple((f"after stage {unit.stage}, {name}", 1) for unit in units for name in names)
-    return _Panel("The reductions' lambdas", np.concatenate(rows or [np.zeros((0, 1))]), groups)
+    return _Panel("Reductions", np.concatenate(rows or [np.zeros((0, 1))]), groups)
 
 
-def _groups(topology: BlockTopology) -> Tuple[Tuple[str, int], ...]:
-    """What a packed vector's parts go into, and how many lambdas each has."""
-    return tuple(("output" if key == AFTER else f"to {node_name(key)}", topology.size(key)) for key in topology.keys())
+def _targets(topology: BlockTopology) -> Groups:
+    """The parts of a packed vector by what they lead to: every operation, then the output."""
+    nodes = topology.nodes()
+    labels = {node: f"{node_name(node)} {readable(topology.operation(node).name)}" for node in nodes}
+    return tuple((labels.get(key, _OUTPUT), topology.size(key)) for key in topology.keys())
+
+
+def _levels(topology: BlockTopology) -> Groups:
+    """The parts of a packed vector by the level they lead to."""
+    sizes: Dict[str, int] = {}
+    for key in topology.keys():
+        label = _OUTPUT if key == AFTER else f"level {key[0]}"
+        sizes[label] = sizes.get(label, 0) + topology.size(key)
+    return tuple(sizes.items())
 
 
 def _edges(epochs: Sequence[int]) -> np.ndarray:
@@ -164,13 +179,15 @@ def _colors(panels: Iterable[_Panel]) -> ScalarMappable:
 
 
 def _draw_panel(axes: Axes, panel: _Panel, edges: np.ndarray, colors: ScalarMappable) -> None:
-    sizes = np.array([size for _, size in panel.groups])
+    labels, sizes = [label for label, _ in panel.groups], np.array([size for _, size in panel.groups])
     ends = np.cumsum(sizes)
     alive = np.ma.masked_less_equal(panel.lives, 0)
-    axes.pcolormesh(edges, np.arange(ends[-1] + 1), alive, cmap=colors.cmap, norm=colors.norm, rasterized=True)
+    rows = np.arange(ends[-1] + 1)
+    axes.pcolormesh(edges, rows, alive, cmap=colors.cmap, norm=colors.norm, rasterized=True)
     axes.hlines(ends[:-1], edges[0], edges[-1], color=PLAIN, linewidth=0.4)
     axes.set_ylim(ends[-1], 0)
     axes.set_title(panel.title, loc="left", fontsize=9)
-    axes.set_yticks(ends - sizes / 2, [label for label, _ in panel.groups], fontsize=_label_size(panel, axes))
+    axes.set_yticks(ends - sizes / 2, labels)
     axes.tick_params(left=False, labelsize=8)
+    axes.label_outer()
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -1,4 +1,4 @@
-"""The picture of a genotype in the manner of the paper's Fig. 6: what lives in each block and what was pruned."""
+"""The picture of a genotype in the manner of the paper's Fig. 6: what lives in each block, what does not."""
 
 from __future__ import annotations
 
@@ -140,7 +140,8 @@ class _Page:
     def draw_block(self, name: str, wiring: Wiring) -> None:
         block = self.genotype.blocks[name]
         vector = None if self.lambdas is None else self.lambdas[name]
-        draw_block(self.axes, Drawing(name, block, wiring, line_widths(self.topology, block, vector, self.largest)))
+        widths = line_widths(self.topology, block, vector, self.largest)
+        draw_block(self.axes, Drawing(name, block, wiring, widths))
 
     def draw_reduction(self, stage: int) -> None:
         """The reduction at a stage's end: its operations in a line, pruned ones dashed."""
@@ -189,8 +190,12 @@ def _legend_handles(genotype: Genotype, lambdas: Optional[Mapping[str, np.ndarra
     ]
     absent = f"pruned operations: {all_operations - operations} of {all_operations}"
     dashed = Patch(facecolor="white", edgecolor=FAINT, linestyle=PRUNED_DASHES, label=absent)
-    boxes = [Patch(facecolor=tint(OPERATION_COLORS[k]), edgecolor=OPERATION_COLORS[k], label=readable(k)) for k in kinds]
-    return [*lines, dashed] + (boxes if genotype.scope == "full" else [])
+    return [*lines, dashed] + ([_swatch(kind) for kind in kinds] if genotype.scope == "full" else [])
+
+
+def _swatch(operation: str) -> Patch:
+    color = OPERATION_COLORS[operation]
+    return Patch(facecolor=tint(color), edgecolor=color, label=readable(operation))
 
 
 def _thickness(lambdas: Optional[Mapping[str, np.ndarray]]) -> str:
@@ -201,7 +206,8 @@ def _thickness(lambdas: Optional[Mapping[str, np.ndarray]]) -> str:
 
 def _summary(genotype: Genotype) -> str:
     live, total, operations, all_operations = _counts(genotype)
-    where = "one block, the same everywhere" if genotype.scope == "share" else f"{len(genotype.blocks)} blocks"
+    shared = genotype.scope == "share"
+    where = "one block, the same everywhere" if shared else f"{len(genotype.blocks)} blocks"
     return f"{where}: {live} of {total} connections live, {operations} of {all_operations} operations live"
 
 

@@ -1,10 +1,17 @@
-"""Aligned plain-text tables, and numbers as people write them."""
+"""Aligned tables, numbers as people write them, and the report that a run ends with (paper, Table 1)."""
 
 from __future__ import annotations
 
-from typing import List, Sequence
+import shlex
+from typing import Any, Iterator, List, Mapping, Sequence, Tuple
+
+from dso_nas.reporting.report_schema import check_report
 
 UNITS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
+# Errors are shown to a hundredth of a point; what differs by less than half of that is level.
+LEVEL = 5e-5
+# Below so many standard deviations a difference may be chance.
+CERTAIN = 2.0
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
@@ -19,10 +26,8 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], align:
     lines = [[_cell(text) for text in row] for row in (headers, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines)]
     rule = ["-" * (width - 1) + (":" if side == "r" else "-") for width, side in zip(widths, align)]
-    padded = [
-        [text.rjust(width) if side == "r" else text.ljust(width) for text, width, side in zip(line, widths, align)]
-        for line in lines
-    ]
+    justify = {"l": str.ljust, "r": str.rjust}
+    padded = [[justify[side](*cell) for *cell, side in zip(line, widths, align)] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:]))
 
 
@@ -53,6 +58,145 @@ def duration(seconds: float) -> str:
 def one_line(text: str) -> str:
     """Text with every run of white space, line breaks among them, made one space."""
     return " ".join(str(text).split())
+
+
+def report_markdown(report: Mapping[str, Any]) -> str:
+    """A report as Markdown for people; `report` is as `check_report` wants it.
+
+    Raises:
+        UserError: a key of the report is wrong.
+    """
+    check_report(report)
+    sections = [
+        f"# {one_line(report['title'])}",
+        verdict(report),
+        f"Data: {one_line(report['dataset'])}. Recipe: {one_line(report['recipe'])}.",
+        "## Comparison",
+        _comparison(report),
+        "## What was found",
+        _found(report),
+        f"![The found architecture]({report['picture'].replace(' ', '%20')})",
+        "## Time",
+        _times(report["stages"]),
+        *_listed("Warnings of the search", report["search"]["warnings"]),
+        *_listed("Notes", report["notes"]),
+        "## Environment",
+        markdown_table(("", "value"), list(_flattened(report["environment"])), "ll"),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Who won, and by how much against the spread of the random architectures: one paragraph of Markdown."""
+    summary = report["summary"]
+    searched = percent(summary["searched"])
+    sentences = [f"**{_winner(summary)}** The searched architecture has a test error of {searched}."]
+    if summary["random_mean"] is not None:
+        sentences += _against_random(summary, [r for r in report["results"] if r["kind"] == "random"])
+    if summary["full"] is not None:
+        full, change = percent(summary["full"]), _change(summary["full"] - summary["searched"])
+        sentences.append(f"The full network, narrowed, has {full}: the searched one is {change}.")
+    return " ".join(sentences)
+
+
+def _winner(summary: Mapping[str, Any]) -> str:
+    """The lowest error's side in a sentence; errors that are written alike are a tie."""
+    claims = {"searched": "The search wins.", "random_mean": "Random wins.", "full": "The full network wins."}
+    errors = {name: summary[name] for name in claims if summary[name] is not None}
+    if len(errors) == 1:
+        return "Nothing to compare with."
+    best = [name for name, error in errors.items() if error < min(errors.values()) + LEVEL]
+    return claims[best[0]] if len(best) == 1 else "A tie."
+
+
+def _against_random(summary: Mapping[str, Any], random: Sequence[Mapping[str, Any]]) -> List[str]:
+    mean, spread = summary["random_mean"], summary["random_std"]
+    gain = mean - summary["searched"]
+    if spread is None:
+        return [f"The one random architecture has {percent(mean)}: the searched one is {_change(gain)}."]
+    sentence = (
+        f"The {len(random)} random architectures of the same size have {_spread(mean, spread)} "
+        f"(mean ± standard deviation): the searched one is {_change(gain)}"
+    )
+    sentences = [f"{sentence}{_significance(gain, spread)}."]
+    best = min(random, key=lambda result: result["test_error"])
+    if gain > 0 and best["test_error"] < summary["searched"]:
+        sentences.append(f"The best of them, {best['name']}, beats it with {percent(best['test_error'])}.")
+    return sentences
+
+
+def _significance(gain: float, spread: float) -> str:
+    """The gain in standard deviations, and a warning where that is not much."""
+    if abs(gain) < LEVEL or spread == 0:
+        return ""
+    times = abs(gain) / spread
+    doubt = "" if times >= CERTAIN else ", which may well be chance"
+    return f", {times:.1f} times their standard deviation{doubt}"
+
+
+def _change(gain: float) -> str:
+    if abs(gain) < LEVEL:
+        return "neither better nor worse"
+    return f"{100 * abs(gain):.2f} points {'better' if gain > 0 else 'worse'}"
+
+
+def _spread(mean: float, spread: float) -> str:
+    return f"{100 * mean:.2f} ± {percent(spread)}"
+
+
+def _comparison(report: Mapping[str, Any]) -> str:
+    headers = ("architecture", "test error", "parameters", "multiply-adds", "live connections", "width")
+    rows = [
+        (
+            result["name"],
+            percent(result["test_error"]),
+            quantity(result["parameters"]),
+            quantity(result["multiply_adds"]),
+            str(result["live_connections"]),
+            f"× {result['width_multiplier']:.3f}",
+            duration(result["seconds"]),
+        )
+        for result in report["results"]
+    ]
+    summary = report["summary"]
+    if summary["random_std"] is not None:
+        mean = _spread(summary["random_mean"], summary["random_std"])
+        rows.append(("random, mean ± standard deviation", mean, *[""] * 5))
+    return markdown_table((*headers, "training time"), rows)
+
+
+def _found(report: Mapping[str, Any]) -> str:
+    search = report["search"]
+    searched = next(result for result in report["results"] if result["kind"] == "searched")
+    live, total = search["live_connections"], search["total_connections"]
+    end = "converged" if search["converged"] else "ended at its limit, not converged,"
+    parameters, multiply_adds = quantity(searched["parameters"]), quantity(searched["multiply_adds"])
+    return (
+        f"{live} of {total} connections live ({100 * live / total:.0f} %). As retrained, the network has "
+        f"{parameters} parameters and {multiply_adds} multiply-adds. The search {end} after "
+        f"{search['epochs']} epochs."
+    )
+
+
+def _times(stages: Sequence[Mapping[str, Any]]) -> str:
+    rows = [(s["stage"], duration(s["seconds"]), str(s["epochs"]), str(s["steps"])) for s in stages]
+    total = duration(sum(stage["seconds"] for stage in stages))
+    return markdown_table(("stage", "wall time", "epochs", "steps"), [*rows, ("all", total, "", "")])
+
+
+def _listed(title: str, lines: Sequence[str]) -> List[str]:
+    return [f"## {title}", "\n".join(f"- {one_line(line)}" for line in lines)] if lines else []
+
+
+def _flattened(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, str]]:
+    """Nested keys as rows of a table, lists as the command lines that they are; null is left out."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{above}{name} ")
+        elif isinstance(value, list):
+            yield f"{above}{name}", " ".join(shlex.quote(str(item)) for item in value)
+        elif value is not None:
+            yield f"{above}{name}", str(value)
 
 
 def _cell(text: str) -> str:

@@ -113,7 +113,7 @@ class Wiring:
         for connection in live:
             by_target.setdefault(connection[1], []).append(connection)
         heights: Dict[Connection, float] = {}
-        for target, arriving in by_target.items():
+        for arriving in by_target.values():
             arriving.sort(key=self._arrival)
             for place, connection in enumerate(arriving):
                 heights[connection] = self._port(connection, place, len(arriving))

@@ -67,12 +67,21 @@ class Run:
 
     @functools.cached_property
     def split(self) -> Split:
-        """D_w and D_lambda, kept in one file of the folder."""
+        """D_w and D_lambda, kept in one file of the folder.
+
+        Raises:
+            UserError: the file there is of other data, or of another seed or ratio than the recipe's.
+        """
         path = self.folder.path / "split.json"
-        if path.exists():
-            return Split.load(path, self.dataset)
-        split = Split.of(self.dataset, self.recipe.data.split_seed, self.recipe.data.ratio)
-        split.save(path)
+        seed, ratio = self.recipe.data.split_seed, self.recipe.data.ratio
+        wanted = Split.of(self.dataset, seed, ratio)
+        if not path.exists():
+            wanted.save(path)
+            return wanted
+        split = Split.load(path, self.dataset)
+        if (split.seed, split.ratio) != (wanted.seed, wanted.ratio):
+            raise UserError(f"{path}: divides by seed {split.seed} and ratio {split.ratio}, the recipe by {seed} and "
+                            f"{ratio}; set data.split_seed and data.ratio back, or give another --work-dir")
         return split
 
     def part(self, name: str) -> ImageArrays:

@@ -15,10 +15,10 @@ import struct
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import (
     Any,
-    BinaryIO,
     Callable,
     Dict,
     Iterable,
@@ -97,7 +97,7 @@ def _prepare(name: str, array: np.ndarray) -> np.ndarray:
     dtype = array.dtype.newbyteorder("<")
     if dtype.str not in DTYPES:
         raise TypeError(f"array {name!r} has dtype {array.dtype}, which no checkpoint holds")
-    return np.asarray(array, dtype=dtype, order="C")
+    return np.asarray(array, dtype=dtype)
 
 
 def _head(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
@@ -112,7 +112,7 @@ def _head(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _signed(chunks: Iterable[Any]) -> Iterator[Any]:
@@ -140,7 +140,7 @@ def read_checkpoint(path: Union[str, Path]) -> Checkpoint:
 
 
 class _Reader:
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
+    def __init__(self, path: Path, stream: BufferedReader) -> None:
         self.path = path
         self.stream = stream
         self.size = os.fstat(stream.fileno()).st_size

@@ -32,7 +32,7 @@ def progress(iterable: Iterable[Item], total: Optional[int], description: str) -
 
 
 class _Reading(NamedTuple):
-    count: int
+    done: int
     seconds: float
 
 
@@ -41,28 +41,28 @@ def _with_lines(iterable: Iterable[Item], total: Optional[int], description: str
     shown = now = _Reading(0, 0.0)
     for item in iterable:
         yield item
-        now = _Reading(now.count + 1, time.monotonic() - started)
+        now = _Reading(now.done + 1, time.monotonic() - started)
         if _is_worth_a_line(shown, now, total):
             _print_line(description, now, total)
             shown = now
-    if now.count > shown.count:
+    if now.done > shown.done:
         _print_line(description, now, total)
 
 
 def _is_worth_a_line(shown: _Reading, now: _Reading, total: Optional[int]) -> bool:
     waited = now.seconds - shown.seconds
-    further = total is not None and now.count - shown.count >= total / 10
+    further = total is not None and now.done - shown.done >= total / 10
     return waited >= SECONDS_WITHOUT_LINE or (waited >= SECONDS_BETWEEN_LINES and further)
 
 
 def _print_line(description: str, now: _Reading, total: Optional[int]) -> None:
-    rate = now.count / max(now.seconds, 1e-9)
+    rate = now.done / max(now.seconds, 1e-9)
     speed = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
     if total:
-        left = tqdm.format_interval(max(total - now.count, 0) / rate)
-        line = f"{description}: {now.count}/{total} ({100 * now.count // total}%), {speed}, {left} left"
+        left = tqdm.format_interval(max(total - now.done, 0) / rate)
+        line = f"{description}: {now.done}/{total} ({100 * now.done // total}%), {speed}, {left} left"
     else:
-        line = f"{description}: {now.count}, {speed}"
+        line = f"{description}: {now.done}, {speed}"
     # Where the log lies on a full disk, training is to end with the line about the disk, not with this one.
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)

@@ -157,8 +157,10 @@ def test_a_consumer_that_leaves_waits_for_one_item_at_most(no_new_threads: None)
 
     source = made_ahead(make, range(1000))
     assert [next(source), next(source)] == [0, 1] and reached.wait(10)
-    threading.Timer(0.3, gate.set).start()
+    opener = threading.Timer(0.3, gate.set)
+    opener.start()
     source.close()
+    opener.join()
     assert made == [0, 1, 2]
 
 

@@ -129,6 +129,7 @@ def test_what_was_dropped_is_recorded_again(tmp_path):
     with Monitor(tmp_path, "search", tensorboard=False) as monitor:
         play(monitor, range(3))
         expected = lines(tmp_path)
+        monitor.rewind(2, 5)
         monitor.rewind(-1, 0)
         assert lines(tmp_path) == b""
         play(monitor, range(3))

@@ -1,0 +1,166 @@
+"""get_symbol, against all that is recorded of the published networks (golden sections B and C)."""
+
+from __future__ import annotations
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import symbols
+from dso_nas.errors import UserError
+from dso_nas.networks.network import PublishedInitializer
+
+SMALL = dict(num_classes=10, image_shape=(3, 16, 16), num_layers=2, units=(2, 2, 2), filters=4)
+
+
+def all_shapes(symbol, data):
+    args, _, aux = symbol.infer_shape(data=data)
+    return dict(zip(symbol.list_arguments(), args)), dict(zip(symbol.list_auxiliary_states(), aux))
+
+
+def test_names_and_shapes_are_the_published_ones(named_case, golden):
+    arrays, symbol = golden.section_b(named_case)
+    args, aux = golden.shapes(arrays, "symbol", "arg"), golden.shapes(arrays, "symbol", "aux")
+    assert all_shapes(symbol, args["data"]) == (args, aux)
+    assert symbol.list_outputs() == golden.manifest[named_case]["list_outputs"]
+    attributes = symbol.attr_dict()
+    for value in ("true", "false"):
+        ours = {name for name, of in attributes.items() if of.get("fix_gamma", "").lower() == value}
+        assert ours == set(arrays[f"symbol/bn_fix_gamma_{value}"])
+
+
+def test_search_networks_compute_the_published_numbers(computed_case, golden):
+    arrays, symbol = golden.section_b(computed_case)
+    with_logits = mx.sym.Group([symbol, mx.sym.BlockGrad(symbol.get_internals()["fc1_output"])])
+    check_numbers(golden, arrays, with_logits)
+
+
+def test_evaluation_networks_compute_the_published_numbers(forward_case, golden):
+    arrays, stem, arguments = golden.section_c(forward_case)
+    symbol = golden.without(symbols.get_symbol(f"{stem}_evaluation", **arguments), "Dropout", p=0)
+    # Recorded without label smoothing, and some cases without the auxiliary head.
+    symbol = golden.without(symbol, "SoftmaxOutput", smooth_alpha=0)
+    logits = [mx.sym.BlockGrad(symbol.get_internals()["fc1_output"])]
+    if "arg/aux_fc_weight" not in arrays:
+        symbol = symbol[0]
+    elif len(symbol.list_outputs()) == 2:
+        logits.append(mx.sym.BlockGrad(symbol.get_internals()["aux_fc_output"]))
+    check_numbers(golden, arrays, mx.sym.Group([symbol] + logits))
+
+
+def check_numbers(golden, arrays, symbol):
+    """Outputs in both modes to 1e-4, BatchNorm statistics after a step to 1e-4, gradients to 1e-2, relative."""
+    executor = golden.bound(symbol, golden.group(arrays, "arg"), golden.group(arrays, "aux"))
+    names = [name.replace("blockgrad0", "fc1").replace("blockgrad1", "aux_fc") for name in symbol.list_outputs()]
+    logits = ["fc1_output", "aux_fc_output"]
+    for mode, train in (("predict", False), ("train", True)):
+        outputs = executor.forward(is_train=train)
+        named = dict(zip([name for name in names if "softmax" in name] + logits, outputs))
+        recorded = golden.group(arrays, mode)
+        compared = [name for name in named if name.replace("softmax_output", "softmax") in recorded]
+        assert len(compared) == len(named)
+        for name in compared:
+            assert golden.difference(named[name].asnumpy(), recorded[name.replace("softmax_output", "softmax")]) < 1e-4
+    executor.backward()
+    check_gradients(golden, arrays, executor)
+    for name, recorded in golden.group(arrays, "aux_after_train").items():
+        assert golden.difference(executor.aux_dict[name].asnumpy(), recorded) < 1e-4, name
+
+
+def check_gradients(golden, arrays, executor):
+    gradients = {name: value.asnumpy() for name, value in executor.grad_dict.items() if value is not None}
+    for name, recorded in golden.group(arrays, "grad").items():
+        assert golden.difference(gradients[name], recorded) < 1e-2, name
+    if "grad_norms/names" in arrays:
+        norms = {str(name): norm for name, norm in zip(arrays["grad_norms/names"], arrays["grad_norms/l2"])}
+        floor = 1e-5 * max(norms.values())
+        for name, recorded in norms.items():
+            if name in gradients:
+                assert np.linalg.norm(gradients[name]) == pytest.approx(recorded, rel=1e-2, abs=floor), name
+
+
+def test_evaluation_names_and_shapes_are_the_published_ones(evaluation_case, golden):
+    arrays, stem, arguments = golden.section_c(evaluation_case)
+    symbol = symbols.get_symbol(f"{stem}_evaluation", **arguments)
+    args, aux = golden.shapes(arrays, "eval_symbol", "arg"), golden.shapes(arrays, "eval_symbol", "aux")
+    assert all_shapes(symbol, args["data"]) == (args, aux)
+    assert symbol.list_outputs() == golden.manifest[evaluation_case]["eval_symbol"]["outputs"]
+
+
+def test_pruned_search_names_and_shapes_are_the_published_ones(pruned_case, golden):
+    arrays, stem, arguments = golden.section_c(pruned_case)
+    kind = {"share": "share", "full": "full", "adflops": "full_adflops"}[golden.manifest[pruned_case]["layout"]]
+    symbol = symbols.get_symbol(f"{stem}_search_{kind}", **arguments)
+    args, aux = golden.shapes(arrays, "search_prune_symbol", "arg"), golden.shapes(arrays, "search_prune_symbol", "aux")
+    assert all_shapes(symbol, args["data"]) == (args, aux)
+
+
+@pytest.mark.parametrize("name", [name for name in symbols.NAMES if "search" in name])
+def test_module_trains_the_search_networks_with_apgnag(name):
+    image = (3, 16, 16) if name.startswith("cifar") else (3, 32, 32)
+    symbol = symbols.get_symbol(name, **{**SMALL, "image_shape": image})
+    before, after = fit(symbol, image)
+    lambdas = [key for key in after if key.startswith("lambda_")]
+    assert lambdas and all((after[key] >= 0).all() for key in after if key in lambdas)
+    assert (np.concatenate([after[key].ravel() for key in lambdas]) == 0).any()
+    assert not np.array_equal(before["conv0_weight"], after["conv0_weight"])
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_module_trains_the_evaluation_networks_with_apgnag(stem):
+    image = (3, 40, 40)
+    lambdas = {f"lambda_layer_2_{n}": np.ones((1, 5)) for n in range(1, 5)}
+    lambdas.update({"lambda_after": np.eye(1, 8), **{f"lambda_stage{s}_unit2": np.ones((1, 2)) for s in (1, 2)}})
+    symbol = symbols.get_symbol(f"{stem}_evaluation", **{**SMALL, "image_shape": image}, load_param=lambdas)
+    before, after = fit(symbol, image)
+    assert not np.array_equal(before["conv0_weight"], after["conv0_weight"])
+    assert all(np.isfinite(value).all() for value in after.values())
+
+
+def fit(symbol, image, images=24, batch=8):
+    """Two epochs of Module.fit; the parameters before and after."""
+    rng = np.random.default_rng(0)
+    names = [name for name in symbol.list_arguments() if name.endswith("label")]
+    labels = {name: rng.integers(0, 10, images).astype(np.float32) for name in names}
+    data = mx.io.NDArrayIter(rng.standard_normal((images, *image)).astype(np.float32), labels, batch)
+    module = mx.mod.Module(symbol, label_names=names)
+    module.bind(data.provide_data, data.provide_label)
+    module.init_params(PublishedInitializer())
+    before = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
+    options = dict(learning_rate=0.1, momentum=0.9, gamma=4.0, clip_gradient=2.0, wd=1e-4)
+    metric = mx.metric.Loss(output_names=symbol.list_outputs()[:1], label_names=names[:1])
+    module.fit(data, num_epoch=2, optimizer="apgnag", optimizer_params=options, eval_metric=metric)
+    return before, {name: value.asnumpy() for name, value in module.get_params()[0].items()}
+
+
+def test_biases_and_beta_do_not_decay_with_stock_optimizers():
+    symbol = symbols.get_symbol("cifar_baseline", **SMALL)
+    assert not [name for name, of in symbol.attr_dict().items() if "__wd_mult__" in of]
+
+
+def test_operator_names_do_not_depend_on_what_was_traced_before():
+    first = symbols.get_symbol("cifar_search_share", **SMALL)
+    assert first.tojson() == symbols.get_symbol("cifar_search_share", **SMALL).tojson()
+
+
+def test_full_lambdas_may_differ_from_block_to_block():
+    lambdas = {f"lambda_stage{s}_unit1": np.zeros((1, 28)) for s in (1, 2, 3)}
+    lambdas.update({f"lambda_stage{s}_unit2": np.array([[1, 0]]) for s in (1, 2)})
+    lambdas["lambda_stage2_unit1"][0, 20] = 1
+    names = symbols.get_symbol("imagenet_evaluation", **SMALL, load_param=lambdas).list_arguments()
+    assert "stage2_unit1_output_conv_1_weight" in names and "stage1_unit1_output_conv_1_weight" not in names
+
+
+@pytest.mark.parametrize(
+    "name, load_param, said",
+    [
+        ("cifar_serach", None, "name: unknown 'cifar_serach'"),
+        ("cifar_evaluation", None, "needs the lambdas"),
+        ("cifar_evaluation", {"fc1_weight": np.ones((10, 16))}, "has neither lambda_after"),
+        ("cifar_evaluation", {"lambda_after": np.ones((1, 16))}, "lambda_"),
+        ("cifar_baseline", {}, "has no lambdas"),
+    ],
+)
+def test_refusals_say_what_is_wrong(name, load_param, said):
+    with pytest.raises(UserError, match=said):
+        symbols.get_symbol(name, **SMALL, load_param=load_param)

@@ -1,0 +1,125 @@
+"""Steps of the learner: mirrored equals unmirrored, only what is asked for moves, devices agree."""
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.errors import UserError
+from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.supernet import SuperNet
+from dso_nas.optimizers import APGNAG
+from dso_nas.training.learner import Learner
+from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.memory import block_groups
+from dso_nas.training.parallel import GradientExchange, choose_contexts, share_out
+
+TOPOLOGY = BlockTopology(2, ("sep_conv_3x3", "max_pool_3x3", "avg_pool_3x3"))
+RNG = np.random.default_rng(0)
+DATA = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)
+LABELS = RNG.integers(0, 4, 8).astype(np.float32)
+START = {}
+
+
+def make_learner(contexts=None, mirrored=False, scope="share", hybridize=True):
+    contexts = contexts or [mx.cpu()]
+    spec = NetworkSpec(TOPOLOGY, "cifar", (2, 1), (4, 6), 4, (3, 8, 8))
+    network = SuperNet(LambdaLayout(spec, scope))
+    network.initialize(PublishedInitializer(), ctx=contexts)
+    if hybridize:
+        network.hybridize_segments()
+    groups = block_groups(len(network.segments)) if mirrored else None
+    learner = Learner(network, contexts, ClassificationLoss(), "device", groups)
+    weights = [p for name, p in network.collect_params().items() if name not in network.lambdas]
+    learner.add_group("weights", weights, APGNAG(learning_rate=0.1, wd=1e-3))
+    learner.add_group("lambdas", list(network.lambdas.values()), APGNAG(learning_rate=0.1, gamma=0.05))
+    learner.load_state(START.setdefault(scope, learner.state()))
+    return learner
+
+
+def trained(learner, rounds=3):
+    for _ in range(rounds):
+        learner.step("weights", DATA, LABELS, 0.05)
+        learner.step("lambdas", DATA, LABELS, 0.05)
+    return learner.state()
+
+
+@pytest.mark.parametrize("scope", ["share", "full"])
+def test_mirrored_training_is_unmirrored_training(scope):
+    plain, mirrored = (trained(make_learner(mirrored=flag, scope=scope)) for flag in (False, True))
+    assert plain.keys() == mirrored.keys()
+    for name in plain:
+        np.testing.assert_allclose(mirrored[name], plain[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_statistics_move_once_a_step():
+    plain, mirrored = make_learner(), make_learner(mirrored=True)
+    for learner in (plain, mirrored):
+        learner.step("weights", DATA, LABELS, 0.05)
+    before, after = (learner.state() for learner in (plain, mirrored))
+    moved = [name for name in before if "running" in name]
+    assert moved
+    for name in moved:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_step_moves_its_own_group_only(mirrored):
+    learner = make_learner(mirrored=mirrored)
+    start = learner.state()
+    learner.step("lambdas", DATA, LABELS, 0.05)
+    after = learner.state()
+    for name, value in start.items():
+        if name.startswith("parameter/") and "running" not in name:
+            changed = not np.array_equal(value, after[name])
+            assert changed == ("lambda" in name), name
+
+
+def test_lambdas_and_velocities_survive_the_state():
+    first = make_learner()
+    state = trained(first)
+    second = make_learner()
+    second.load_state(state)
+    one, two = trained(first, 2), trained(second, 2)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def test_devices_take_the_same_step_from_the_same_sum():
+    learner = make_learner([mx.cpu(0), mx.cpu(1)])
+    trained(learner)
+    for name, parameter in learner.network.collect_params().items():
+        first, second = (copy.asnumpy() for copy in parameter.list_data())
+        if "running" not in name:
+            np.testing.assert_array_equal(first, second, err_msg=name)
+
+
+def test_two_devices_give_the_gradient_of_one_where_batch_statistics_agree():
+    doubled, labels = np.concatenate([DATA, DATA]), np.concatenate([LABELS, LABELS])
+    one, two = make_learner(), make_learner([mx.cpu(0), mx.cpu(1)], mirrored=True)
+    for learner in (one, two):
+        learner.step("weights", doubled, labels, 0.05)
+        learner.step("lambdas", doubled, labels, 0.05)
+    single, shared = one.state(), two.state()
+    for name, value in single.items():
+        np.testing.assert_allclose(shared[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_unsynchronised_devices_cannot_happen():
+    with pytest.raises(UserError, match="--kvstore"):
+        GradientExchange(None, [mx.cpu(0), mx.cpu(1)])
+
+
+def test_shares_cover_the_batch_in_order():
+    parts = share_out(np.arange(7.0), [mx.cpu(0), mx.cpu(1), mx.cpu(2)])
+    assert [part.shape[0] for part in parts] == [3, 2, 2]
+    np.testing.assert_array_equal(np.concatenate([part.asnumpy() for part in parts]), np.arange(7.0))
+
+
+@pytest.mark.parametrize("gpus, cpus, flag", [("0", None, "--gpus"), ("x", None, "--gpus"), (None, 0, "--cpus")])
+def test_devices_that_are_not_there(gpus, cpus, flag):
+    if mx.context.num_gpus():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=flag):
+        choose_contexts(gpus, cpus)
