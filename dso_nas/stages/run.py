@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -116,7 +117,7 @@ class Run:
         Raises:
             UserError: the folder holds a run and --resume was not given.
         """
-        checkpoints = CheckpointFolder(folder)
+        checkpoints = CheckpointFolder(folder, warn=warn)
         latest = checkpoints.latest()
         if latest is not None and not self.resume:
             raise UserError(f"{folder}: holds a run already; add --resume to go on with it, or give another --work-dir")
@@ -125,13 +126,18 @@ class Run:
             Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes).run(latest)
 
 
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def finished_checkpoint(folder: Path, stage: str) -> Checkpoint:
     """The last checkpoint of a stage that has ended.
 
     Raises:
         UserError: the stage has not run or not ended.
     """
-    checkpoint = CheckpointFolder(folder).latest() if folder.is_dir() else None
+    checkpoint = CheckpointFolder(folder, warn=warn).latest() if folder.is_dir() else None
     if checkpoint is None:
         raise UserError(f"{folder}: {stage} has not run here, run it first")
     if not checkpoint.meta["position"]["ended"]:

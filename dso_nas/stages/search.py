@@ -13,7 +13,7 @@ from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoc
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.reporting.structure import draw_structure
-from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, weights_of
+from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.losses import ClassificationLoss
@@ -155,7 +155,7 @@ def search(run: Run) -> Genotype:
         task.load_weights(finished_checkpoint(run.folder.pretrain, "pretrain").arrays)
     run.train(task, run.folder.search)
     for warning in task.warnings:
-        print(f"warning: {warning}")
+        warn(warning)
     source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed, "epochs": len(task.history),
               "converged": task.finished(), "warnings": task.warnings}
     genotype = dataclasses.replace(task.genotype, source=source)

@@ -126,6 +126,8 @@ class Loop:
             Stopped: SIGTERM or SIGINT came; a checkpoint is written.
             UserError: the loss is not a number any more; the last good checkpoint stays.
         """
+        if checkpoint is None:
+            self._monitor.rewind(-1, 0)
         ended = self._restore(checkpoint) if checkpoint else False
         with self._signals():
             while not ended:

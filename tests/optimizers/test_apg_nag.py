@@ -257,7 +257,7 @@ def growing_momentum(t):
 def test_scheduled_momentum_equals_the_oracle(momentum, mu):
     oracle = Oracle(mu)
     oracle.run()
-    network, trainer = train(oracle, [mx.cpu(0), mx.cpu(1)], "local", momentum=momentum)
+    network, trainer = train(oracle, [mx.cpu(0), mx.cpu(1)], "local", False, momentum=momentum)
     assert_equal({n: p.data(mx.cpu(1)).asnumpy() for n, p in network.collect_params().items()}, oracle)
     assert trainer.optimizer.lambda_step == STEPS
 
@@ -268,7 +268,7 @@ def test_gamma_by_entry_equals_the_oracle(devices):
     oracle = Oracle(gamma=gamma)
     oracle.run()
     contexts = [mx.cpu(k) for k in range(devices)]
-    network, _ = train(oracle, contexts, "local", gamma=gamma)
+    network, _ = train(oracle, contexts, "local", False, gamma=gamma)
     assert_equal({n: p.data(contexts[-1]).asnumpy() for n, p in network.collect_params().items()}, oracle)
 
 
@@ -416,6 +416,14 @@ def test_a_lambda_that_is_not_due_is_clamped_only():
     assert not updater.states[0].asnumpy().any() and optimizer.lambda_step == 0
     with pytest.raises(UserError):
         optimizer.assert_thresholded()
+
+
+def test_a_new_gamma_holds_from_the_next_update():
+    optimizer, _ = step_once(gamma={"lambda_a": [[0.1, 0.2]]})
+    optimizer.set_gamma({"lambda_a": mx.nd.array([[0.3, 0.4]])})
+    weight = mx.nd.ones((1, 2))
+    mx.optimizer.get_updater(optimizer)(0, mx.nd.zeros((1, 2)), weight)
+    np.testing.assert_allclose(weight.asnumpy(), 1 - 1.9 * LR * np.array([[0.3, 0.4]]), rtol=1e-6)
 
 
 def test_another_lambda_name_is_honoured():

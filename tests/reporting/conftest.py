@@ -22,7 +22,9 @@ def result(name: str, kind: str, error: float) -> Dict[str, Any]:
     }
 
 
-def make(searched: float = 0.0274, random: Sequence[float] = (0.0327, 0.0348, 0.0369), full: Any = 0.0332) -> dict:
+def make(
+    searched: float = 0.0274, random: Sequence[float] = (0.0327, 0.0348, 0.0369), full: Any = 0.0332
+) -> Dict[str, Any]:
     results = [result("searched", "searched", searched)]
     results += [result(f"random {place}", "random", error) for place, error in enumerate(random, start=1)]
     results += [] if full is None else [result("full network, narrowed", "full", full)]

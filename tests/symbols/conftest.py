@@ -70,14 +70,26 @@ def without(symbol, operator, **attributes):
     return mx.sym.load_json(json.dumps(graph))
 
 
-def bound(symbol, args, aux):
+def in_float64(symbol):
+    """`symbol` for arrays of float64."""
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        attributes = node.get("attrs", {})
+        attributes.pop("__dtype__", None)
+        if node["op"] in ("_full", "_zeros"):
+            attributes["dtype"] = "float64"
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def bound(symbol, args, aux, dtype="float32"):
     """An executor that holds the given arrays, and gradients of everything but labels."""
-    executor = symbol.simple_bind(mx.cpu(), grad_req={
-        name: "null" if name.endswith("label") else "write" for name in symbol.list_arguments()
-    }, **{name: value.shape for name, value in args.items() if name == "data" or name.endswith("label")})
-    executor.copy_params_from({name: mx.nd.array(value) for name, value in args.items()},
-                              {name: mx.nd.array(value) for name, value in aux.items()}, allow_extra_params=False)
-    return executor
+    symbol = in_float64(symbol) if dtype == "float64" else symbol
+    assert set(args) == set(symbol.list_arguments()) and set(aux) == set(symbol.list_auxiliary_states())
+    arrays, statistics = ({name: mx.nd.array(value, dtype=dtype) for name, value in group.items()}
+                          for group in (args, aux))
+    gradients = {name: value.zeros_like() for name, value in arrays.items() if not name.endswith("label")}
+    requests = {name: "write" if name in gradients else "null" for name in arrays}
+    return symbol.bind(mx.cpu(), arrays, gradients, requests, statistics)
 
 
 def difference(ours, theirs):

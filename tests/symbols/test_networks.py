@@ -10,6 +10,9 @@ import symbols
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
 
+# The largest relative difference of a gradient in float32 where it is above 1e-2: single lambdas whose gradients are
+# 0.1 or less, sums of which the rounding of float32 is a good part. In float64 they agree to 1e-6 like all others.
+ROUNDED = {"B_cifar_search_full_d26_L4": 3e-2, "B_cifar_search_share_d26_L4": 2e-2}
 SMALL = dict(num_classes=10, image_shape=(3, 16, 16), num_layers=2, units=(2, 2, 2), filters=4)
 
 
@@ -32,7 +35,7 @@ def test_names_and_shapes_are_the_published_ones(named_case, golden):
 def test_search_networks_compute_the_published_numbers(computed_case, golden):
     arrays, symbol = golden.section_b(computed_case)
     with_logits = mx.sym.Group([symbol, mx.sym.BlockGrad(symbol.get_internals()["fc1_output"])])
-    check_numbers(golden, arrays, with_logits)
+    check_numbers(golden, arrays, with_logits, ROUNDED.get(computed_case, 1e-2))
 
 
 def test_evaluation_networks_compute_the_published_numbers(forward_case, golden):
@@ -48,35 +51,38 @@ def test_evaluation_networks_compute_the_published_numbers(forward_case, golden)
     check_numbers(golden, arrays, mx.sym.Group([symbol] + logits))
 
 
-def check_numbers(golden, arrays, symbol):
-    """Outputs in both modes to 1e-4, BatchNorm statistics after a step to 1e-4, gradients to 1e-2, relative."""
-    executor = golden.bound(symbol, golden.group(arrays, "arg"), golden.group(arrays, "aux"))
-    names = [name.replace("blockgrad0", "fc1").replace("blockgrad1", "aux_fc") for name in symbol.list_outputs()]
-    logits = ["fc1_output", "aux_fc_output"]
+def check_numbers(golden, arrays, symbol, gradient_tolerance=1e-2):
+    """Outputs in both modes to 1e-4, statistics after a step to 1e-4, gradients to 1e-2 (1e-6 in float64), relative."""
+    args, aux = golden.group(arrays, "arg"), golden.group(arrays, "aux")
+    executor = golden.bound(symbol, args, aux)
     for mode, train in (("predict", False), ("train", True)):
-        outputs = executor.forward(is_train=train)
-        named = dict(zip([name for name in names if "softmax" in name] + logits, outputs))
-        recorded = golden.group(arrays, mode)
-        compared = [name for name in named if name.replace("softmax_output", "softmax") in recorded]
-        assert len(compared) == len(named)
-        for name in compared:
-            assert golden.difference(named[name].asnumpy(), recorded[name.replace("softmax_output", "softmax")]) < 1e-4
+        check_outputs(golden, golden.group(arrays, mode), symbol, executor.forward(is_train=train))
     executor.backward()
-    check_gradients(golden, arrays, executor)
+    check_gradients(golden, arrays, executor, gradient_tolerance)
     for name, recorded in golden.group(arrays, "aux_after_train").items():
         assert golden.difference(executor.aux_dict[name].asnumpy(), recorded) < 1e-4, name
+    precise = golden.bound(symbol, args, aux, "float64")
+    precise.forward(is_train=True)
+    precise.backward()
+    check_gradients(golden, arrays, precise, 1e-6)
 
 
-def check_gradients(golden, arrays, executor):
+def check_outputs(golden, recorded, symbol, outputs):
+    names = [name[: -len("_output")] for name in symbol.list_outputs() if "softmax" in name]
+    names += ["fc1_output", "aux_fc_output"][: len(outputs) - len(names)]
+    for name, output in zip(names, outputs):
+        assert golden.difference(output.asnumpy(), recorded[name]) < 1e-4, name
+
+
+def check_gradients(golden, arrays, executor, tolerance):
     gradients = {name: value.asnumpy() for name, value in executor.grad_dict.items() if value is not None}
     for name, recorded in golden.group(arrays, "grad").items():
-        assert golden.difference(gradients[name], recorded) < 1e-2, name
+        assert golden.difference(gradients[name], recorded) < tolerance, name
     if "grad_norms/names" in arrays:
         norms = {str(name): norm for name, norm in zip(arrays["grad_norms/names"], arrays["grad_norms/l2"])}
         floor = 1e-5 * max(norms.values())
-        for name, recorded in norms.items():
-            if name in gradients:
-                assert np.linalg.norm(gradients[name]) == pytest.approx(recorded, rel=1e-2, abs=floor), name
+        for name in set(norms) & set(gradients):
+            assert np.linalg.norm(gradients[name]) == pytest.approx(norms[name], rel=tolerance, abs=floor), name
 
 
 def test_evaluation_names_and_shapes_are_the_published_ones(evaluation_case, golden):
