@@ -23,8 +23,9 @@ from dso_nas.networks.network import Network
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.checkpoint import read_checkpoint
 from symbols.naming import is_statistic, to_gluon_name, to_symbol_name
-from symbols.networks import DROPOUT, find_layout, pruned_genotype, with_loss
+from symbols.networks import DROPOUT, SMOOTHING, find_layout, pruned_genotype, with_loss
 from symbols.structure import check_parameters, infer_spec, infer_structure
+from symbols.wiring import read_wiring
 
 GENOTYPE_FILE = "genotype.json"
 PARAMETER_FILE = "parameters.params"
@@ -73,7 +74,8 @@ def read_published(prefix: str, epoch: int, genotype: Optional[Genotype] = None,
                    image_size: Optional[int] = None) -> Weights:
     """Read `prefix-symbol.json` and `prefix-<epoch>.params` of the published code, in any layout of its lambdas.
 
-    A derived network's parameters do not tell its connections: it needs its `genotype`. `image_size`: `infer_spec`.
+    The connections of a network without lambdas are read from its graph, unless its `genotype` is given. `image_size`:
+    see `infer_spec`.
 
     Raises:
         UserError: naming the file, which cannot be read or does not fit; every missing, extra or misshapen entry is
@@ -81,7 +83,11 @@ def read_published(prefix: str, epoch: int, genotype: Optional[Genotype] = None,
     """
     path = parameter_path(prefix, epoch)
     arrays = {to_gluon_name(name.split(":", 1)[-1]): value for name, value in _load(path).items()}
-    return weights_of(arrays, path, genotype, image_size, fixes_gamma(read_graph(prefix)))
+    graph = read_graph(prefix)
+    if genotype is None and not any(name.startswith("lambda_") for name in arrays):
+        shapes = {name: tuple(value.shape) for name, value in arrays.items()}
+        genotype = read_wiring(graph["nodes"], infer_spec(shapes, path, image_size))
+    return weights_of(arrays, path, genotype, image_size, fixes_gamma(graph))
 
 
 def read_ours(path: str, genotype: Optional[Genotype] = None, image_size: Optional[int] = None) -> Weights:
@@ -117,7 +123,8 @@ def write_published(prefix: str, epoch: int, weights: Weights) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    symbol = with_loss(weights.network())
+    retrained = weights.layout is None and not weights.fix_gamma
+    symbol = with_loss(weights.network(), SMOOTHING if retrained and weights.spec.stem == "imagenet" else 0.0)
     arrays = {to_symbol_name(name): _to_mxnet(value) for name, value in weights.arrays.items()}
     args = {name: value for name, value in arrays.items() if not is_statistic(name)}
     aux = {name: value for name, value in arrays.items() if is_statistic(name)}
@@ -169,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that say what parameters alone do not."""
-    parser.add_argument("--genotype", help="genotype file of a network without lambdas")
+    parser.add_argument("--genotype", help="genotype file, for a network without lambdas")
     parser.add_argument("--image-size", type=int, help="side of the images (default 32 for CIFAR, 224 for ImageNet)")
 
 
@@ -194,7 +201,9 @@ def read_graph(prefix: str) -> Dict[str, Any]:
     path = f"{prefix}-symbol.json"
     try:
         graph = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {"nodes": [dict(node) for node in graph["nodes"]], "text": json.dumps(graph)}
+        nodes = [{"name": node["name"], "op": node["op"], "inputs": [list(entry) for entry in node["inputs"]],
+                  "attrs": node.get("attrs") or node.get("attr") or node.get("param") or {}} for node in graph["nodes"]]
+        return {"nodes": nodes, "text": json.dumps(graph)}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -205,8 +214,7 @@ def fixes_gamma(graph: Mapping[str, Any]) -> bool:
     """Whether the BatchNorm of the first shortcut, as all within blocks, holds its scale at one."""
     for node in graph["nodes"]:
         if node.get("name") == "stage1_unit1_id_conv_bn":
-            attributes = node.get("attrs") or node.get("attr") or node.get("param") or {}
-            return attributes.get("fix_gamma", "True").lower() in ("true", "1")
+            return str(node["attrs"].get("fix_gamma", "True")).lower() in ("true", "1")
     return False
 
 
@@ -220,9 +228,8 @@ def _find(spec: NetworkSpec, arrays: Dict[str, np.ndarray], where: str, genotype
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         return Weights(spec, layout, found, infer_structure(layout, arrays, found), arrays)
-    if genotype is None and not fix_gamma:
+    if genotype is None:
         raise UserError(f"{where}: has no lambdas, and parameters alone do not tell connections: give its --genotype")
-    genotype = genotype or Genotype.full(spec, "share")
     genotype.check_fits(spec)
     return Weights(spec, None, genotype, genotype, arrays, fix_gamma)
 

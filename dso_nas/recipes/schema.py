@@ -213,11 +213,6 @@ class Search(Training):
         either(_probability, choice("apg")), "momentum of APG-NAG; apg: (t-2)/(t+1) as derived (Eq. 13)", 0.9
     )
     ratio: Tuple[int, int] = key(_ratio, "weight steps to lambda steps", (1, 1))
-    order: str = key(
-        choice("ratio", "published"),
-        "order of the two kinds of steps: ours, or the published code's",
-        "ratio",
-    )
     prune_every: int = key(_epochs, "epochs between two rebuilds without the dead connections", 5)
     patience: Optional[int] = key(
         optional(_epochs), "epochs without a change of the connections that end the search; null: never", None
@@ -233,8 +228,6 @@ class Search(Training):
     def conflicts(self) -> Conflicts:
         """What `Training` refuses, and settings that contradict the chosen order or regularisation."""
         yield from super().conflicts()
-        if self.order == "published" and self.ratio[1] != 1:
-            yield "ratio", "must end in 1 where search.order is published"
         if self.gamma_base and self.regularization != "adaptive_latency":
             yield "gamma_base", "must be 0 unless search.regularization is adaptive_latency"
 
@@ -256,6 +249,7 @@ class Retrain(Training):
     )
     dropout: float = key(_probability, "probability of dropping a feature before the classifier", 0.0)
     auxiliary_weight: float = key(number(), "weight of the auxiliary head's loss; 0: no head", 0.0)
+    decay_gamma: bool = key(boolean(), "weight decay on BatchNorm scales too, as published", False)
     label_smoothing: float = key(_probability, "share of the label spread over all classes", 0.0)
     cutout: int = key(integer(0, 1024), "side in pixels of the square cut out of an image; 0: none", 0)
 

@@ -98,7 +98,7 @@ def _draw_errors(axes: Axes, errors: Mapping[str, Mapping[int, float]]) -> None:
         axes.plot(list(values), list(values.values()), marker="o", markersize=3, label=name.replace("_", " "))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel("error")
     if errors:
@@ -190,4 +190,4 @@ def _draw_panel(axes: Axes, panel: _Panel, edges: np.ndarray, colors: ScalarMapp
     axes.set_yticks(ends - sizes / 2, labels)
     axes.tick_params(left=False, labelsize=8)
     axes.label_outer()
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))

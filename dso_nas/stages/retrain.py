@@ -45,7 +45,7 @@ class RetrainTask(Task):
         loss = ClassificationLoss(settings.label_smoothing, settings.auxiliary_weight)
         self.learner = Learner(network, run.contexts, loss, run.kvstore)
         self.learner.add_group("weights", list(network.collect_params().values()), make_optimizer(
-            settings, momentum=settings.momentum, wd=settings.weight_decay))
+            settings, momentum=settings.momentum, wd=settings.weight_decay, decay_gamma=settings.decay_gamma))
 
     def _sequence(self, *place: int) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._run.recipe.seed, spawn_key=(self._number, *place))

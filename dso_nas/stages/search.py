@@ -9,6 +9,7 @@ import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.pruning import PruneResult, live_connections, prune
+from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
@@ -31,6 +32,8 @@ class SearchTask(Task):
         self._settings = settings
         self._run = run
         cutout = run.recipe.data.cutout
+        self._regularizer = make_regularizer(run.layout, settings.regularization, settings.regularization_rule,
+                                             settings.gamma)
         self._batches = {part: run.batches(run.part(part), settings.batch_size, f"search {part}", cutout)
                          for part in (WEIGHTS, LAMBDAS)}
         self._rates = learning_rates(settings, self.steps_per_epoch())
@@ -52,6 +55,7 @@ class SearchTask(Task):
             settings, momentum=settings.momentum, wd=settings.weight_decay))
         self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,
                                        begin_lambda_step=self._lambda_steps)
+        self._apg_nag.set_gamma(self._regularizer.gamma(self._values))
         self.learner.add_group(LAMBDAS, list(self.network.lambdas.values()), self._apg_nag)
 
     def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -74,6 +78,8 @@ class SearchTask(Task):
             if kind == LAMBDAS:
                 self._lambda_steps += 1
                 rate = self._lambda_rate(rate)
+                if self._regularizer.changes:
+                    self._apg_nag.set_gamma(self._regularizer.gamma(self._current()))
             yield kind, self.learner.step(kind, data, labels, rate)
 
     def _lambda_rate(self, rate: float) -> float:
@@ -102,9 +108,12 @@ class SearchTask(Task):
         return epoch + 1 >= self.epochs or self.finished()
 
     def _pruned(self) -> PruneResult:
-        values = {**{name: np.zeros_like(value) for name, value in self._values.items()},
-                  **self.learner.values(self.network.lambdas)}
-        return prune(self._run.layout, values, self._values)
+        return prune(self._run.layout, self._current(), self._values)
+
+    def _current(self) -> Dict[str, np.ndarray]:
+        """All lambdas by name, zeros for those that no kept block reads."""
+        zeros = {name: np.zeros_like(value) for name, value in self._values.items()}
+        return {**zeros, **self.learner.values(self.network.lambdas)}
 
     def _rebuild(self, pruned: PruneResult) -> None:
         """Carry weights, lambdas and optimizer state over to a supernet without the dead connections."""

@@ -69,17 +69,17 @@ def values(recipe: Recipe) -> Sequence[Any]:
         retrain.drop_path_rule,
         search.regularization_rule,
         recipe.data.validation,
-        search.order,
+        retrain.decay_gamma,
     )
 
 
 @pytest.mark.parametrize("name", ["cifar10-share", "cifar10-full"])
 def test_profiles_differ_where_paper_and_code_do(name: str) -> None:
     ours, paper, published = (load_recipe(name, profile) for profile in (None, "paper", "published"))
-    assert values(ours) == (0.9, 3e-4, 0.1, 1e-3, 0.4, "published", "equation", "test", "ratio")
-    assert values(paper) == ("apg", 3e-4, 0.1, 1e-3, 0.6, "uniform", "equation", "test", "ratio")
+    assert values(ours) == (0.9, 3e-4, 0.1, 1e-3, 0.4, "published", "equation", "test", False)
+    assert values(paper) == ("apg", 3e-4, 0.1, 1e-3, 0.6, "uniform", "equation", "test", False)
     assert values(published) == (
-        0.9, 1e-4, 0.05, 1e-4, 0.4, "published", "published", "lambda_split", "published"
+        0.9, 1e-4, 0.05, 1e-4, 0.4, "published", "published", "lambda_split", True
     )  # fmt: skip
     for recipe in (ours, paper, published):
         assert recipe.retrain.epochs == 630

@@ -96,13 +96,6 @@ def test_what_does_not_go_together(path: str, value: Any, named: str) -> None:
     assert caught.value.path == named
 
 
-def test_published_order_takes_one_lambda_step_at_a_time() -> None:
-    tree = change("search.order", "published")
-    tree["search"]["ratio"] = [4, 2]
-    with pytest.raises(KeyProblem, match="end in 1"):
-        read_section(Recipe, tree)
-
-
 def test_target_parameters_choose_the_width() -> None:
     tree = change("retrain.target_parameters", 1000)
     tree["retrain"]["width_multiplier"] = 2

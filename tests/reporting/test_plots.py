@@ -49,6 +49,7 @@ def test_zero_is_told_apart_from_small(tmp_path):
     row = next(row for row in pixels if (abs(row - bright).max(axis=1) < 2).sum() > 100)
     one, small = (np.flatnonzero(abs(row - color).max(axis=1) < 2) for color in (bright, dark))
     assert one[-1] < small[0]
+    assert abs(len(one) - len(small)) < 10, "an epoch each"
     after = row[small[-1] + 3 : small[-1] + len(small) - 6]
     assert len(after) > 100 and (after == 255).all()
 

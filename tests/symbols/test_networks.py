@@ -11,7 +11,7 @@ from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
 
 # The largest relative difference of a gradient in float32 where it is above 1e-2: single lambdas whose gradients are
-# 0.1 or less, sums of which the rounding of float32 is a good part. In float64 they agree to 1e-6 like all others.
+# 0.1 or less, sums of which the rounding of float32 is a good part. In float64 all of these networks agree to 1e-6.
 ROUNDED = {"B_cifar_search_full_d26_L4": 3e-2, "B_cifar_search_share_d26_L4": 2e-2}
 SMALL = dict(num_classes=10, image_shape=(3, 16, 16), num_layers=2, units=(2, 2, 2), filters=4)
 
@@ -36,6 +36,11 @@ def test_search_networks_compute_the_published_numbers(computed_case, golden):
     arrays, symbol = golden.section_b(computed_case)
     with_logits = mx.sym.Group([symbol, mx.sym.BlockGrad(symbol.get_internals()["fc1_output"])])
     check_numbers(golden, arrays, with_logits, ROUNDED.get(computed_case, 1e-2))
+    if computed_case in ROUNDED:
+        precise = golden.bound(with_logits, golden.group(arrays, "arg"), golden.group(arrays, "aux"), "float64")
+        precise.forward(is_train=True)
+        precise.backward()
+        check_gradients(golden, arrays, precise, 1e-6)
 
 
 def test_evaluation_networks_compute_the_published_numbers(forward_case, golden):
@@ -52,19 +57,14 @@ def test_evaluation_networks_compute_the_published_numbers(forward_case, golden)
 
 
 def check_numbers(golden, arrays, symbol, gradient_tolerance=1e-2):
-    """Outputs in both modes to 1e-4, statistics after a step to 1e-4, gradients to 1e-2 (1e-6 in float64), relative."""
-    args, aux = golden.group(arrays, "arg"), golden.group(arrays, "aux")
-    executor = golden.bound(symbol, args, aux)
+    """Outputs in both modes and BatchNorm statistics after a step to 1e-4, gradients to 1e-2, relative."""
+    executor = golden.bound(symbol, golden.group(arrays, "arg"), golden.group(arrays, "aux"))
     for mode, train in (("predict", False), ("train", True)):
         check_outputs(golden, golden.group(arrays, mode), symbol, executor.forward(is_train=train))
     executor.backward()
     check_gradients(golden, arrays, executor, gradient_tolerance)
     for name, recorded in golden.group(arrays, "aux_after_train").items():
         assert golden.difference(executor.aux_dict[name].asnumpy(), recorded) < 1e-4, name
-    precise = golden.bound(symbol, args, aux, "float64")
-    precise.forward(is_train=True)
-    precise.backward()
-    check_gradients(golden, arrays, precise, 1e-6)
 
 
 def check_outputs(golden, recorded, symbol, outputs):
