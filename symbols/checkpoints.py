@@ -112,7 +112,8 @@ def weights_of(arrays: Mapping[str, np.ndarray], where: str, genotype: Optional[
     weights = _find(spec, dict(arrays), where, genotype, fix_gamma)
     needed = {name: parameter.shape for name, parameter in weights.network().collect_params().items()}
     if weights.layout is not None:
-        needed.update(weights.layout.shapes())
+        # Lambdas of operations that are gone may still lie in the file.
+        needed.update({name: shape for name, shape in weights.layout.shapes().items() if name in arrays})
     check_parameters(shapes, needed, where)
     return weights
 
@@ -224,7 +225,9 @@ def _find(spec: NetworkSpec, arrays: Dict[str, np.ndarray], where: str, genotype
     if lambdas:
         try:
             layout = find_layout(spec, list(lambdas))
-            found = pruned_genotype(layout, lambdas)
+            # A rebuilt network no longer has the lambdas of operations that are gone.
+            gone = {name: np.zeros(shape) for name, shape in layout.shapes().items() if name not in lambdas}
+            found = pruned_genotype(layout, {**lambdas, **gone})
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         return Weights(spec, layout, found, infer_structure(layout, arrays, found), arrays)

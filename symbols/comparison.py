@@ -74,12 +74,12 @@ def smoothing_of(graph: Mapping[str, Any]) -> float:
     return float(losses[0]["attrs"].get("smooth_alpha", 0)) if losses else 0.0
 
 
-def multiply_adds(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> int:
+def multiply_adds(symbol: mx.sym.Symbol, weights: Weights) -> int:
     """Multiply-adds of one image in all convolutions and dense layers of `symbol` that have weights.
 
-    Constant kernels (our average pool) and mere lambdas (our sum of scaled inputs) are none.
+    `weights` gives the shapes of its arguments. Constant kernels (our average pool) and mere lambdas (our sum of scaled inputs) are none.
     """
-    shapes = _internal_shapes(symbol, image_shape)
+    shapes = _internal_shapes(symbol, weights)
     nodes = json.loads(symbol.tojson())["nodes"]
     weighted = _reading_weights(nodes)
     total = 0
@@ -160,7 +160,7 @@ def _cost_rows(theirs: Optional[mx.sym.Symbol], weights: Weights) -> List[Row]:
                  if not name.startswith("lambda_") and not is_statistic(name))
     rows = [_count("parameters, lambdas not counted", stored, cost.parameters)]
     if theirs is not None:
-        counted = multiply_adds(theirs, weights.spec.image_shape)
+        counted = multiply_adds(theirs, weights)
         rows.append(_count("multiply-adds of one image", counted, cost.multiply_adds))
     return rows
 
@@ -239,9 +239,11 @@ def _known(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return values[name]
 
 
-def _internal_shapes(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> Dict[str, Tuple[int, ...]]:
+def _internal_shapes(symbol: mx.sym.Symbol, weights: Weights) -> Dict[str, Tuple[int, ...]]:
+    names = set(symbol.list_arguments())
+    known = {name: value.shape for name, value in weights.arrays.items() if name in names}
     internals = symbol.get_internals()
-    _, outputs, _ = internals.infer_shape(data=(1, *image_shape))
+    _, outputs, _ = internals.infer_shape(data=(1, *weights.spec.image_shape), **known)
     return dict(zip(internals.list_outputs(), outputs))
 
 

@@ -88,13 +88,16 @@ class Network(HybridBlock):
         return sum(getattr(unit, "num_paths", 0) for unit in self.units)
 
     def hybrid_forward(self, F: Any, x: Any, paths: Optional[Any] = None) -> Any:
-        """See the class; `paths` is (B, num_paths), needed when `num_paths` is not 0."""
+        """See the class; `paths` is (B, num_paths), without it no path is dropped."""
         auxiliary, start = None, 0
+        if paths is None and self.num_paths and isinstance(x, mx.nd.NDArray):
+            # A compiled unit takes the same inputs at every call; a traced one goes without the multiplications.
+            paths = F.ones((x.shape[0], self.num_paths), ctx=x.context)
         x = self.stem(x)
         for index, unit in enumerate(self.units):
             if self.auxiliary is not None and index == self.auxiliary_at:
                 auxiliary = self.auxiliary(x)
-            width = getattr(unit, "num_paths", 0)
+            width = 0 if paths is None else getattr(unit, "num_paths", 0)
             if width:
                 x = unit(x, F.slice_axis(paths, axis=1, begin=start, end=start + width))
                 start += width

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from dso_nas.architecture.sampling import random_genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.width import fit_parameters
 from dso_nas.errors import UserError
+from dso_nas.reporting.report_schema import check_report, summarize
 from dso_nas.reporting.tables import report_markdown
 from dso_nas.stages.retrain import RetrainTask, retrain_spec, train_derived
 from dso_nas.stages.run import Run, finished_checkpoint
@@ -79,7 +79,8 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
         task = RetrainTask(run, contender.spec, contender.genotype, number, epochs, name)
         error = train_derived(run, task, run.folder.path / contender.folder)
         results.append(_result(run, contender, error))
-    report = {**_report_head(run, genotype), "results": results, "summary": _summary(results)}
+    report = {**_report_head(run, genotype), "results": results, "summary": summarize(results)}
+    check_report(report)
     run.folder.write_json("report.json", report)
     run.folder.write_text("report.md", report_markdown(report))
     return report
@@ -92,18 +93,6 @@ def _result(run: Run, contender: Contender, error: float) -> Dict[str, Any]:
         "name": contender.name, "kind": contender.kind, "parameters": total.parameters,
         "multiply_adds": total.multiply_adds, "width_multiplier": contender.multiplier, "test_error": error,
         "live_connections": live_connections(contender.genotype, contender.spec), "seconds": position["seconds"],
-    }
-
-
-def _summary(results: List[Mapping[str, Any]]) -> Dict[str, Any]:
-    errors = {kind: [result["test_error"] for result in results if result["kind"] == kind]
-              for kind in ("searched", "random", "full")}
-    random = errors["random"]
-    return {
-        "searched": errors["searched"][0],
-        "random_mean": statistics.fmean(random) if random else None,
-        "random_std": statistics.stdev(random) if len(random) > 1 else None,
-        "full": errors["full"][0] if errors["full"] else None,
     }
 
 

@@ -7,17 +7,19 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotype import SHARED, Genotype
 from dso_nas.architecture.pruning import PruneResult, live_connections, prune
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
+from dso_nas.reporting.plots import draw_search
 from dso_nas.reporting.structure import draw_structure
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.monitor import read_metrics
 
 
 class SearchTask(Task):
@@ -136,6 +138,13 @@ class SearchTask(Task):
         recent = np.stack(self.history[-patience - 1:]) > 0
         return not recent.all() and bool((recent == recent[0]).all())
 
+    def lambdas_by_block(self) -> Dict[str, np.ndarray]:
+        """Packed lambda vectors under the keys of the genotype's blocks."""
+        vectors = self._run.layout.to_units(self._current())
+        if self._run.layout.scope == "share":
+            return {SHARED: vectors[self._run.spec.block_units()[0].name]}
+        return {unit.name: vectors[unit.name] for unit in self._run.spec.block_units()}
+
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""
         arrays = self.learner.state()
@@ -169,5 +178,7 @@ def search(run: Run) -> Genotype:
               "converged": task.finished(), "warnings": task.warnings}
     genotype = dataclasses.replace(task.genotype, source=source)
     genotype.save(run.folder.genotype)
-    draw_structure(genotype, str(run.folder.search / "structure"), title=f"Found on {run.dataset.title}")
+    draw_structure(genotype, str(run.folder.search / "structure"), task.lambdas_by_block(),
+                   f"Found on {run.dataset.title}")
+    draw_search(read_metrics(run.folder.metrics), str(run.folder.search / "search.png"))
     return genotype

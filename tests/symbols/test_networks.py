@@ -10,9 +10,10 @@ import symbols
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
 
-# The largest relative difference of a gradient in float32 where it is above 1e-2: single lambdas whose gradients are
-# 0.1 or less, sums of which the rounding of float32 is a good part. In float64 all of these networks agree to 1e-6.
-ROUNDED = {"B_cifar_search_full_d26_L4": 3e-2, "B_cifar_search_share_d26_L4": 2e-2}
+# Where a gradient differs by more than 1e-2 in float32: four single lambdas and one beta, all below 0.12 beside others of
+# 10 and more, sums of which the rounding of float32 is a good part (2.1e-2 and 3.9e-2). In float64 these networks agree
+# to 1e-6 in all that is recorded.
+ROUNDED = {"B_cifar_search_full_d26_L4": 2.1e-2, "B_cifar_search_share_d26_L4": 4e-2}
 SMALL = dict(num_classes=10, image_shape=(3, 16, 16), num_layers=2, units=(2, 2, 2), filters=4)
 
 
