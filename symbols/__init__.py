@@ -1,4 +1,4 @@
-"""The Symbol-API face of the networks: the published code's names, its checkpoints, and comparison with them."""
+"""The Symbol-API face of the networks: the published names, checkpoints, and comparison with them."""
 
 from __future__ import annotations
 

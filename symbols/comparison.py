@@ -13,7 +13,7 @@ import numpy as np
 from dso_nas.architecture.cost import Conventions, network_cost
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.errors import UserError
-from symbols.checkpoints import (Weights, add_network_arguments, parameter_path, read_graph, read_published)
+from symbols.checkpoints import Weights, add_network_arguments, parameter_path, read_graph, read_published
 from symbols.naming import is_statistic, to_symbol_name
 from symbols.networks import with_loss
 from symbols.wiring import connections, read_wiring
@@ -21,7 +21,7 @@ from symbols.wiring import connections, read_wiring
 BATCH = 4
 SHOWN_GRADIENTS = 10
 # A gradient is compared relative to its own size, but to no less than this share of the largest of all.
-_FLOOR = 1e-6
+_FLOOR = 1e-5
 _CONVOLUTIONS = ("Convolution", "FullyConnected")
 
 
@@ -35,12 +35,18 @@ class _Results:
     statistics: Dict[str, np.ndarray]
 
 
-def compare(prefix: str, epoch: int, genotype: Optional[Genotype] = None, image_size: Optional[int] = None,
-            seed: int = 0) -> str:
+def compare(
+    prefix: str,
+    epoch: int,
+    genotype: Optional[Genotype] = None,
+    image_size: Optional[int] = None,
+    seed: int = 0,
+) -> str:
     """The table of differences, as text, for `prefix-symbol.json` and `prefix-<epoch>.params`.
 
-    Both networks get the same random batch; Dropout is off, so that training mode can be compared. Differences are
-    relative to the largest value of what is compared. `genotype` and `image_size`: `read_published`.
+    Both networks get the same random batch; Dropout is off, so that training mode can be compared.
+    Differences are relative to the largest value of what is compared. `genotype` and `image_size`:
+    `read_published`.
 
     Raises:
         UserError: the files cannot be read or do not fit; every missing, extra or misshapen entry is named.
@@ -53,11 +59,15 @@ def compare(prefix: str, epoch: int, genotype: Optional[Genotype] = None, image_
     rows = _structure_rows(graph, weights, ours) + _cost_rows(theirs, weights)
     notes = []
     if theirs is None:
-        notes.append(f"Outputs and gradients are not compared: the symbol file needs {', '.join(unknown)}, which this "
-                     "MXNet does not have.")
+        notes.append(
+            f"Outputs and gradients are not compared: the symbol file needs {', '.join(unknown)}, which this "
+            "MXNet does not have."
+        )
     else:
         rows += _number_rows(theirs, ours, weights, seed)
-    title = f"{prefix}-symbol.json with {parameter_path(prefix, epoch)} against dso_nas, MXNet {mx.__version__}"
+    title = (
+        f"{prefix}-symbol.json with {parameter_path(prefix, epoch)} against dso_nas, MXNet {mx.__version__}"
+    )
     return "\n".join([title, "", *_table(rows), *(["", *notes] if notes else [])])
 
 
@@ -77,7 +87,8 @@ def smoothing_of(graph: Mapping[str, Any]) -> float:
 def multiply_adds(symbol: mx.sym.Symbol, weights: Weights) -> int:
     """Multiply-adds of one image in all convolutions and dense layers of `symbol` that have weights.
 
-    `weights` gives the shapes of its arguments. Constant kernels (our average pool) and mere lambdas (our sum of scaled inputs) are none.
+    `weights` gives the shapes of its arguments. Constant kernels (our average pool) and mere lambdas (our sum
+    of scaled inputs) are none.
     """
     shapes = _internal_shapes(symbol, weights)
     nodes = json.loads(symbol.tojson())["nodes"]
@@ -140,7 +151,9 @@ def _structure_rows(graph: Mapping[str, Any], weights: Weights, ours: mx.sym.Sym
         rows.append(("connections", "not to be read from its graph", str(len(held)), ""))
     else:
         there = connections(wiring, weights.spec)
-        texts = [{f"{unit} {node[0]}.{node[1]} {end}" for unit, node, end in group} for group in (there, held)]
+        texts = [
+            {f"{unit} {node[0]}.{node[1]} {end}" for unit, node, end in group} for group in (there, held)
+        ]
         rows.append(("connections", str(len(there)), str(len(held)), _only(*texts)))
     live = connections(weights.genotype, weights.spec)
     rows.append(("of these left after pruning", "", str(len(live)), ""))
@@ -156,8 +169,11 @@ def _only(theirs: Set[str], ours: Set[str]) -> str:
 def _cost_rows(theirs: Optional[mx.sym.Symbol], weights: Weights) -> List[Row]:
     conventions = Conventions(batch_norm=True, bias=True, aux_head=weights.has_auxiliary)
     cost = network_cost(weights.spec, weights.structure, conventions).total
-    stored = sum(value.size for name, value in weights.arrays.items()
-                 if not name.startswith("lambda_") and not is_statistic(name))
+    stored = sum(
+        value.size
+        for name, value in weights.arrays.items()
+        if not name.startswith("lambda_") and not is_statistic(name)
+    )
     rows = [_count("parameters, lambdas not counted", stored, cost.parameters)]
     if theirs is not None:
         counted = multiply_adds(theirs, weights)
@@ -172,16 +188,20 @@ def _count(what: str, theirs: int, ours: int) -> Row:
 def _number_rows(theirs: mx.sym.Symbol, ours: mx.sym.Symbol, weights: Weights, seed: int) -> List[Row]:
     there, here = _run(theirs, weights, seed), _run(ours, weights, seed)
     rows = []
-    for what, a, b in (("outputs, evaluation mode", there.evaluation, here.evaluation),
-                       ("outputs, training mode", there.training, here.training),
-                       ("BatchNorm statistics after a step", there.statistics, here.statistics)):
+    for what, a, b in (
+        ("outputs, evaluation mode", there.evaluation, here.evaluation),
+        ("outputs, training mode", there.training, here.training),
+        ("BatchNorm statistics after a step", there.statistics, here.statistics),
+    ):
         rows.append(_largest(what, _differences(a, b)))
     differences = _gradient_differences(there.gradients, here.gradients, weights)
     rows.append(_largest(f"{len(differences)} gradients", differences))
     worst = sorted(differences, key=lambda name: -differences[name])[:SHOWN_GRADIENTS]
     scale = {name: f"{np.abs(there.gradients[name]).max():.3g}" for name in worst}
     mine = {name: f"{np.abs(here.gradients[name]).max():.3g}" for name in worst}
-    return rows + [(f"largest gradient of {name}", scale[name], mine[name], f"{differences[name]:.1e}") for name in worst]
+    return rows + [
+        (f"largest gradient of {name}", scale[name], mine[name], f"{differences[name]:.1e}") for name in worst
+    ]
 
 
 def _largest(what: str, differences: Mapping[str, float]) -> Row:
@@ -189,19 +209,24 @@ def _largest(what: str, differences: Mapping[str, float]) -> Row:
     return what, "", "", f"at most {differences[name]:.1e} ({name})"
 
 
-def _differences(theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], floor: float = 1e-12) -> Dict[str, float]:
-    return {name: float(np.abs(ours[name] - value).max() / max(np.abs(value).max(), floor))
-            for name, value in theirs.items() if name in ours}
+def _differences(
+    theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], floor: float = 1e-12
+) -> Dict[str, float]:
+    return {
+        name: float(np.abs(ours[name] - value).max() / max(np.abs(value).max(), floor))
+        for name, value in theirs.items()
+        if name in ours
+    }
 
 
-def _gradient_differences(theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray],
-                          weights: Weights) -> Dict[str, float]:
-    """As `_differences`; of a lambda that was pruned there is no gradient to compare in a network rebuilt without it."""
+def _gradient_differences(
+    theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], weights: Weights
+) -> Dict[str, float]:
+    """As `_differences`; of lambdas only those above zero, where the graph does not show which others it reads."""
     floor = _FLOOR * max(float(np.abs(value).max()) for value in theirs.values())
     there, here = dict(theirs), dict(ours)
-    rebuilt = weights.structure.blocks != Genotype.full(weights.spec, weights.structure.scope).blocks
     for name in there:
-        if rebuilt and name.startswith("lambda_") and name in here:
+        if not weights.is_read and name.startswith("lambda_") and name in here:
             live = weights.arrays[name] > 0
             there[name], here[name] = there[name] * live, here[name] * live
     return _differences(there, here, floor)

@@ -1,4 +1,4 @@
-"""The one difference between our parameter names and the published code's, and how a network becomes a Symbol.
+"""The one difference between our parameter names and the published ones; a network as a Symbol.
 
 Gluon calls BatchNorm's statistics running_mean and running_var, Symbol files moving_mean and moving_var.
 """
@@ -12,8 +12,8 @@ import mxnet as mx
 
 _STATISTICS = {"_running_mean": "_moving_mean", "_running_var": "_moving_var"}
 _OPERATOR_SUFFIX = "_fwd"
-# Gluon writes every parameter's multipliers into its variable, where they would override Module's own rule that
-# weight decay is not for biases and beta.
+# Gluon writes every parameter's multipliers into its variable, where they would override Module's own rule
+# that weight decay is not for biases and beta.
 _MULTIPLIERS = ("__lr_mult__", "__wd_mult__", "__storage_type__")
 
 

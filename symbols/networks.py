@@ -40,18 +40,24 @@ NAMES = {
 }
 
 
-def get_symbol(name: str, num_classes: int, image_shape: Sequence[int], num_layers: int = 4,
-               units: Optional[Sequence[int]] = None, filters: Optional[int] = None,
-               load_param: Optional[Mapping[str, Any]] = None) -> mx.sym.Symbol:
-    """The loss-headed Symbol of a published network, outputs 'softmax' and, in CIFAR evaluation, 'aux_softmax'.
+def get_symbol(
+    name: str,
+    num_classes: int,
+    image_shape: Sequence[int],
+    num_layers: int = 4,
+    units: Optional[Sequence[int]] = None,
+    filters: Optional[int] = None,
+    load_param: Optional[Mapping[str, Any]] = None,
+) -> mx.sym.Symbol:
+    """The loss-headed Symbol of a published network: 'softmax' and, in CIFAR evaluation, 'aux_softmax'.
 
-    Inputs are 'data' (B, *image_shape) and 'softmax_label' (B,), and 'aux_softmax_label' (B,). `image_shape` is
-    (channels, height, width), `num_layers` the levels of a block, `units` per stage as the published code counts them,
-    a reduction (which the last stage lacks) included, `filters` the first stage's channels.
+    Inputs are 'data' (B, *image_shape) and 'softmax_label' (B,), and 'aux_softmax_label' (B,). `image_shape`
+    is (channels, height, width), `num_layers` the levels of a block, `units` per stage as the published code
+    counts them, a reduction (which the last stage lacks) included, `filters` the first stage's channels.
 
-    `load_param` holds lambdas by name (other names are ignored) in the layout share, full or packed. Evaluation needs
-    them; a search network with them is built without its dead connections. Drop path is no part of a Symbol: the
-    published operator for it was never published.
+    `load_param` holds lambdas by name (other names are ignored) in the layout share, full or packed.
+    Evaluation needs them; a search network with them is built without its dead connections. Drop path is no
+    part of a Symbol: the published operator for it was never published.
 
     Raises:
         UserError: unknown name, numbers that give no network, or lambdas that do not fit it.
@@ -60,18 +66,28 @@ def get_symbol(name: str, num_classes: int, image_shape: Sequence[int], num_laye
         raise UserError(f"name: unknown {name!r}, allowed are {', '.join(NAMES)}")
     stem, kind = NAMES[name]
     spec = network_spec(name, num_classes, image_shape, num_layers, units, filters)
-    return with_loss(_network(spec, kind, name, load_param), SMOOTHING if name == "imagenet_evaluation" else 0.0)
+    return with_loss(
+        _network(spec, kind, name, load_param), SMOOTHING if name == "imagenet_evaluation" else 0.0
+    )
 
 
-def network_spec(name: str, num_classes: int, image_shape: Sequence[int], num_layers: int = 4,
-                 units: Optional[Sequence[int]] = None, filters: Optional[int] = None) -> NetworkSpec:
+def network_spec(
+    name: str,
+    num_classes: int,
+    image_shape: Sequence[int],
+    num_layers: int = 4,
+    units: Optional[Sequence[int]] = None,
+    filters: Optional[int] = None,
+) -> NetworkSpec:
     """The macro-structure of a published network, from `get_symbol`'s arguments; raises `UserError`."""
     stem, kind = NAMES[name]
     units = UNITS[stem] if units is None else units
     filters = filters or (EVALUATION_FILTERS if kind == "evaluation" else SEARCH_FILTERS[stem])
     widths = tuple(filters * 2**stage for stage in range(len(units)))
     blocks = tuple(count - 1 for count in units)
-    return NetworkSpec(BlockTopology(num_layers, OPERATIONS), stem, blocks, widths, num_classes, tuple(image_shape))
+    return NetworkSpec(
+        BlockTopology(num_layers, OPERATIONS), stem, blocks, widths, num_classes, tuple(image_shape)
+    )
 
 
 def with_loss(network: Network, smoothing: float = 0.0) -> mx.sym.Symbol:
@@ -83,11 +99,18 @@ def with_loss(network: Network, smoothing: float = 0.0) -> mx.sym.Symbol:
     if network.num_paths:
         raise UserError("drop_path: a Symbol has none, build the network without it")
     outputs = trace(network)
-    main = mx.sym.SoftmaxOutput(outputs[0], mx.sym.var("softmax_label"), name="softmax", smooth_alpha=smoothing)
+    main = mx.sym.SoftmaxOutput(
+        outputs[0], mx.sym.var("softmax_label"), name="softmax", smooth_alpha=smoothing
+    )
     if len(outputs) == 1:
         return main
-    auxiliary = mx.sym.SoftmaxOutput(outputs[1], mx.sym.var("aux_softmax_label"), name="aux_softmax",
-                                     grad_scale=AUXILIARY_WEIGHT, smooth_alpha=smoothing)
+    auxiliary = mx.sym.SoftmaxOutput(
+        outputs[1],
+        mx.sym.var("aux_softmax_label"),
+        name="aux_softmax",
+        grad_scale=AUXILIARY_WEIGHT,
+        smooth_alpha=smoothing,
+    )
     return mx.sym.Group([main, auxiliary])
 
 
@@ -103,7 +126,9 @@ def find_layout(spec: NetworkSpec, names: Sequence[str]) -> LambdaLayout:
         return LambdaLayout(spec, "full")
     if any(f"lambda_{unit.name}" in names for unit in spec.block_units()):
         return LambdaLayout(spec, "full", packed=True)
-    raise UserError("load_param: has neither lambda_after nor lambda_after_stage1_unit1 nor lambda_stage1_unit1")
+    raise UserError(
+        "load_param: has neither lambda_after nor lambda_after_stage1_unit1 nor lambda_stage1_unit1"
+    )
 
 
 def pruned_genotype(layout: LambdaLayout, lambdas: Mapping[str, Any]) -> Genotype:
@@ -121,8 +146,11 @@ def pruned_genotype(layout: LambdaLayout, lambdas: Mapping[str, Any]) -> Genotyp
 def lambdas_of(load_param: Mapping[str, Any]) -> Dict[str, np.ndarray]:
     """The lambdas among parameters (NDArray or NumPy), with or without the prefix 'arg:' of a parameter file."""
     arrays = {name[4:] if name.startswith("arg:") else name: value for name, value in load_param.items()}
-    return {name: value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
-            for name, value in arrays.items() if name.startswith("lambda_")}
+    return {
+        name: value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)
+        for name, value in arrays.items()
+        if name.startswith("lambda_")
+    }
 
 
 def _network(spec: NetworkSpec, kind: str, name: str, load_param: Optional[Mapping[str, Any]]) -> Network:
@@ -145,6 +173,10 @@ def _loaded(spec: NetworkSpec, load_param: Mapping[str, Any]) -> Tuple[LambdaLay
     return find_layout(spec, list(lambdas)), lambdas
 
 
-def _evaluation_network(spec: NetworkSpec, layout: LambdaLayout, lambdas: Mapping[str, Any]) -> DerivedNetwork:
+def _evaluation_network(
+    spec: NetworkSpec, layout: LambdaLayout, lambdas: Mapping[str, Any]
+) -> DerivedNetwork:
     cifar = spec.stem == "cifar"
-    return DerivedNetwork(spec, pruned_genotype(layout, lambdas), dropout=DROPOUT if cifar else 0.0, auxiliary=cifar)
+    return DerivedNetwork(
+        spec, pruned_genotype(layout, lambdas), dropout=DROPOUT if cifar else 0.0, auxiliary=cifar
+    )

@@ -13,8 +13,8 @@ Connection = Tuple[str, Node, str]
 def read_wiring(nodes: Sequence[Mapping[str, Any]], spec: NetworkSpec) -> Optional[Genotype]:
     """The genotype (scope full) of a graph of `spec`, or None where the graph does not show it.
 
-    It does not where all inputs of a level are one contraction with its lambdas, as in our own supernets. Connections of
-    a supernet count whatever their lambdas are.
+    It does not where all inputs of a level are one contraction with its lambdas, as in our own supernets.
+    Connections of a supernet count whatever their lambdas are.
     """
     graph = _Graph(nodes)
     blocks = {}
@@ -23,19 +23,23 @@ def read_wiring(nodes: Sequence[Mapping[str, Any]], spec: NetworkSpec) -> Option
         if block is None or block.find_problem():
             return None
         blocks[unit.name] = block
-    reductions = tuple(tuple(name for name in REDUCTION_OPERATIONS if f"{unit.name}_{name}_weight" in graph.variables)
-                       for unit in spec.reduction_units())
+    reductions = tuple(
+        tuple(name for name in REDUCTION_OPERATIONS if f"{unit.name}_{name}_weight" in graph.variables)
+        for unit in spec.reduction_units()
+    )
     if not all(reductions):
         return None
     return Genotype(spec.topology, "full", blocks, reductions, {"from": "symbol file"})
 
 
 def connections(genotype: Genotype, spec: NetworkSpec) -> Set[Connection]:
-    """Every connection of a network as (unit, node, source's name), 'output' standing for the way to the output."""
+    """Every connection of a network as (unit, node, source), 'output' being the way to the block's output."""
     found: Set[Connection] = set()
     for unit in spec.block_units():
         block = genotype.block(unit)
-        found |= {(unit.name, node, str(source)) for node, inputs in block.connections.items() for source in inputs}
+        found |= {
+            (unit.name, node, str(source)) for node, inputs in block.connections.items() for source in inputs
+        }
         found |= {(unit.name, node, "output") for node in block.outputs}
     for unit in spec.reduction_units():
         found |= {(unit.name, INPUT, name) for name in genotype.reduction(unit)}
@@ -60,8 +64,11 @@ class _Graph:
                 if not sources:
                     return None
                 connections[node] = tuple(sorted(sources))
-        outputs = [node for node in topology.nodes()
-                   if f"{unit.name}_output_conv_{topology.output_index(node) + 1}_weight" in self.variables]
+        outputs = [
+            node
+            for node in topology.nodes()
+            if f"{unit.name}_output_conv_{topology.output_index(node) + 1}_weight" in self.variables
+        ]
         return BlockGenotype({node: connections[node] for node in sorted(connections)}, tuple(outputs))
 
     def _ends(self, topology: BlockTopology, unit: Unit) -> Iterator[Tuple[int, Node]]:
@@ -81,7 +88,7 @@ class _Graph:
         return self._nodes[index]["inputs"][0][0]
 
     def _sources(self, start: int, ends: Mapping[int, Node]) -> Set[Node]:
-        """Operations of the block that reach `start` without another between; empty if that cannot be told."""
+        """Operations of the block that reach `start` with none between; empty if that cannot be told."""
         found: Set[Node] = set()
         waiting: List[int] = [start]
         seen: Set[int] = set()

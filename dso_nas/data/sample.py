@@ -53,7 +53,7 @@ def load_sample() -> ImageDataset:
             )
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{EMBEDDED} is missing or damaged; restore it from the repository") from error
-    title = f"Fashion-MNIST, a balanced sample ({len(train):,} training and {len(test):,} test images)"
+    title = "Fashion-MNIST, a balanced sample"
     return ImageDataset.of(NAME, title, train, test, CLASSES)
 
 

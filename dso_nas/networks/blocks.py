@@ -55,6 +55,20 @@ def total(F: Any, terms: Sequence[Any]) -> Any:
     return terms[0] if len(terms) == 1 else F.add_n(*terms)
 
 
+def view(F: Any, x: Any, like: Any, axes: Tuple[int, int], others: Tuple[int, int]) -> Any:
+    """`x` with its axes [axes) shaped as the axes [others) of `like`.
+
+    `reshape` copies on the CPU and the copy is kept for the backward pass; `reshape_like` does not.
+    """
+    return F.reshape_like(x, like, lhs_begin=axes[0], lhs_end=axes[1], rhs_begin=others[0], rhs_end=others[1])
+
+
+def _column(F: Any, x: Any) -> Any:
+    """Something of shape (1, C * H, 1) for `x` (B, C, H, W), whose height is not known where a graph is traced."""
+    corner = F.slice_axis(F.slice_axis(F.BlockGrad(x), axis=0, begin=0, end=1), axis=3, begin=0, end=1)
+    return corner.reshape((0, -3, 0))
+
+
 def _output_name(node: Node) -> str:
     return f"output_{node[0]}_{node[1]}"
 
@@ -66,7 +80,7 @@ class Block(HybridBlock):
     """
 
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, fix_gamma: bool,
-                 dilation: int = 1) -> None:
+                 dilation: int = 1, activate: bool = True) -> None:
         super().__init__(prefix="")
         self.unit = unit
         self.topology = topology
@@ -74,7 +88,7 @@ class Block(HybridBlock):
         self._operations: Dict[Node, HybridBlock] = {}
         for node in genotype.live_nodes:
             self._operations[node] = self._child(f"op_{node[0]}_{node[1]}", make_operation(
-                topology.operation(node), unit.channels, f"{unit.name}_{node[0]}", fix_gamma, dilation))
+                topology.operation(node), unit.channels, f"{unit.name}_{node[0]}", fix_gamma, dilation, activate))
             if node in genotype.outputs:
                 index = topology.output_index(node) + 1
                 shape = (unit.channels, unit.channels, 1, 1)
@@ -108,14 +122,15 @@ class SearchBlock(Block):
     """A block of the supernet: every kept connection scaled by its lambda (Eq. 8), outputs by `after`.
 
     `lambdas` maps the topology's keys (or 'packed') to parameters of shape (1, k), shared with other blocks in scope
-    'share'. Rather than one multiplication per connection, a level's inputs are one contraction of the stacked
-    predecessors with the level's lambda matrix, and output lambdas are folded into the output convolutions' weights.
-    BatchNorm scales of the operations are fixed at one (section 4.1).
+    'share'. Rather than one multiplication per connection, the operations of a level lie side by side in one array: a
+    later level takes its inputs from it by one contraction with the lambda matrix between the two levels, and the block
+    its outputs by one 1x1 convolution whose weights the output lambdas are multiplied into. BatchNorm scales of the
+    operations are fixed at one (section 4.1).
     """
 
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, lambdas: Mapping[Key, Parameter],
                  dilation: int = 1) -> None:
-        super().__init__(unit, topology, genotype, fix_gamma=True, dilation=dilation)
+        super().__init__(unit, topology, genotype, fix_gamma=True, dilation=dilation, activate=False)
         self._lambda_names: Dict[Key, str] = {}
         if not genotype.outputs:
             return
@@ -131,11 +146,20 @@ class SearchBlock(Block):
         if not self.genotype.outputs:
             return self._shortcut(x)
         rows = self._rows(F, parameters)
-        hidden: Dict[Node, Any] = {INPUT: x}
+        column = _column(F, x)
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): F.expand_dims(x, axis=1)}
         for level, nodes in self._levels():
-            for node, scaled in zip(nodes, self._inputs(F, level, nodes, rows, hidden)):
-                hidden[node] = self._operations[node](scaled)
-        return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], hidden, parameters))
+            inputs = dict(zip(nodes, self._inputs(F, x, column, level, nodes, rows, bundles)))
+            for bundle in self._bundled(nodes):
+                # One ReLU over all of them: only its result is kept for the backward pass.
+                bundles[bundle] = F.relu(F.stack(*[self._operations[node](inputs[node]) for node in bundle], axis=1))
+        return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], bundles, parameters))
+
+    def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Node, ...]]:
+        """A level's operations as they lie side by side: those that go to the block's output, and the others."""
+        outputs = tuple(node for node in nodes if node in self.genotype.outputs)
+        others = tuple(node for node in nodes if node not in self.genotype.outputs)
+        return [bundle for bundle in (outputs, others) if bundle]
 
     def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
         """The lambda vector (1, k) of every key that is used, zeros at what is pruned."""
@@ -150,33 +174,43 @@ class SearchBlock(Block):
             rows[key] = kept_entries(F, vector, [bool(kept) for kept in mask[key]])
         return rows
 
-    def _inputs(self, F: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
-                hidden: Mapping[Node, Any]) -> List[Any]:
-        """Inputs of a level's operations: lambda matrix (n, k) times the stacked predecessors (B, k, C*H, W)."""
+    def _inputs(self, F: Any, x: Any, column: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
+                bundles: Mapping[Tuple[Node, ...], Any]) -> List[Any]:
+        """Inputs of a level's n operations, each (B, C, H, W): lambda matrices times the bundles they read."""
         if level == 1 or not nodes:
-            return [hidden[INPUT]] * len(nodes)
+            return [x] * len(nodes)
         predecessors = self.topology.predecessors(level)
-        used = [i for i, p in enumerate(predecessors) if any(p in self.genotype.connections[node] for node in nodes)]
         matrix = F.concat(*[rows[node] for node in nodes], dim=0) if len(nodes) > 1 else rows[nodes[0]]
-        matrix = columns(F, matrix, used, len(predecessors))
-        stacked = F.stack(*[hidden[predecessors[i]] for i in used], axis=1).reshape((0, 0, -3, 0))
-        # A 1x1 convolution over the predecessor axis: the fastest contraction MXNet has on the CPU.
-        mixed = F.Convolution(stacked, matrix.reshape((len(nodes), len(used), 1, 1)), kernel=(1, 1),
-                              num_filter=len(nodes), no_bias=True)
-        return [F.reshape_like(part, hidden[INPUT]) for part in split(F, mixed, len(nodes), axis=1)]
+        read = {source for node in nodes for source in self.genotype.connections[node]}
+        terms = []
+        for bundle, values in bundles.items():
+            if read.intersection(bundle):
+                part = columns(F, matrix, [predecessors.index(node) for node in bundle], len(predecessors))
+                # A 1x1 convolution over the bundle's axis: the fastest contraction MXNet has on the CPU.
+                terms.append(F.Convolution(view(F, values, column, (2, 4), (1, 2)),
+                                           part.reshape((len(nodes), len(bundle), 1, 1)), kernel=(1, 1),
+                                           num_filter=len(nodes), no_bias=True))
+        return [F.reshape_like(part, x) for part in split(F, total(F, terms), len(nodes), axis=1)]
 
-    def _scaled_outputs(self, F: Any, after: Any, hidden: Mapping[Node, Any],
+    def _scaled_outputs(self, F: Any, after: Any, bundles: Mapping[Tuple[Node, ...], Any],
                         parameters: Mapping[str, Any]) -> List[Any]:
-        """lambda_k * conv1x1(h_k) for every kept output, the lambda multiplied into the weight."""
+        """The sum of lambda_k * conv1x1(h_k) of every bundle that goes to the output."""
         nodes = self.genotype.outputs
+        channels = self.unit.channels
         positions = [self.topology.output_index(node) for node in nodes]
         scales = columns(F, after, positions, self.topology.num_nodes).reshape((-1, 1, 1))
         weights = F.stack(*[parameters[_output_name(node)] for node in nodes], axis=0)
+        weights = view(F, weights, F.zeros((1, channels**2)), (1, 5), (0, 2))
         # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
-        weights = F.batch_dot(scales, weights.reshape((0, 1, -1)))
-        shape = (self.unit.channels, self.unit.channels, 1, 1)
-        return [self._output(F, hidden[node], weight.reshape(shape))
-                for node, weight in zip(nodes, split(F, weights, len(nodes), axis=0))]
+        parts = split(F, F.batch_dot(scales, weights), len(nodes), axis=0)
+        scaled = {node: F.reshape_like(part, parameters[_output_name(node)]) for node, part in zip(nodes, parts)}
+        outputs = []
+        for bundle, values in bundles.items():
+            if bundle[0] in scaled:
+                side_by_side = view(F, values, F.zeros((len(bundle) * channels,)), (1, 3), (0, 1))
+                own = [scaled[node] for node in bundle]
+                outputs.append(self._output(F, side_by_side, own[0] if len(own) == 1 else F.concat(*own, dim=1)))
+        return outputs
 
 
 class DerivedBlock(Block):

@@ -12,10 +12,10 @@ from dso_nas.architecture.topology import NetworkSpec, Unit
 def published_probability(spec: NetworkSpec, unit: Unit, rate: float) -> float:
     """The published rule for a unit's paths: rate * (n + 1) / (depth + 2), the deeper the likelier.
 
-    n = (stage - 1) * (depth // 3) + (unit - 1) * levels, where depth is 12 * units + 2 layers for `units` units a stage.
+    n = (stage - 1) * depth // 3 + (unit - 1) * levels, where depth is 12 * units + 2 layers for `units` units a stage.
     """
     depth = 12 * (max(spec.blocks) + 1) + 2
-    place = (unit.stage - 1) * (depth // 3) + (unit.unit - 1) * spec.topology.levels
+    place = (unit.stage - 1) * depth // 3 + (unit.unit - 1) * spec.topology.levels
     return min(rate * (place + 1) / (depth + 2), rate)
 
 

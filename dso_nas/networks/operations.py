@@ -40,11 +40,18 @@ class ConvBNReLU(HybridBlock):
         return F.relu(self.bn(self.conv(x)))
 
 
+def activated(F: Any, x: Any, activate: bool) -> Any:
+    """ReLU, or `x` as it is."""
+    return F.relu(x) if activate else x
+
+
 class SeparableConv(HybridBlock):
     """Depthwise kxk, pointwise 1x1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
+                 activate: bool) -> None:
         super().__init__(prefix="")
+        self._activate = activate
         self.depthwise = convolution(channels, channels, operation.kernel, f"{prefix}_sep", groups=channels,
                                      dilation=dilation)
         self.pointwise = convolution(channels, channels, 1, prefix)
@@ -52,28 +59,32 @@ class SeparableConv(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        return F.relu(self.bn(self.pointwise(self.depthwise(x))))
+        return activated(F, self.bn(self.pointwise(self.depthwise(x))), self._activate)
 
 
 class MaxPool(HybridBlock):
     """3x3 maximum with stride 1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
+                 activate: bool) -> None:
         super().__init__(prefix="")
+        self._activate = activate
         self._kernel = operation.kernel
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
         pooled = F.Pooling(x, kernel=(self._kernel,) * 2, pad=(self._kernel // 2,) * 2, pool_type="max")
-        return F.relu(self.bn(pooled))
+        return activated(F, self.bn(pooled), self._activate)
 
 
 class AvgPool(HybridBlock):
     """3x3 mean with stride 1 that counts the padding, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int) -> None:
+    def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
+                 activate: bool) -> None:
         super().__init__(prefix="")
+        self._activate = activate
         self._channels = channels
         self._kernel = operation.kernel
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
@@ -85,16 +96,18 @@ class AvgPool(HybridBlock):
         weight = F.full((self._channels, 1, side, side), 1.0 / side**2)
         pooled = F.Convolution(x, weight, kernel=(side, side), pad=(side // 2,) * 2, num_filter=self._channels,
                                num_group=self._channels, no_bias=True)
-        return F.relu(self.bn(pooled))
+        return activated(F, self.bn(pooled), self._activate)
 
 
 _BY_KIND = {"sep_conv": SeparableConv, "max_pool": MaxPool, "avg_pool": AvgPool}
 
 
 def make_operation(operation: Operation, channels: int, prefix: str, fix_gamma: bool = False,
-                   dilation: int = 1) -> HybridBlock:
+                   dilation: int = 1, activate: bool = True) -> HybridBlock:
     """Build `operation`; its parameters are called `{prefix}_{token}_...` as in the published code.
 
     `dilation` spreads the depthwise kernel of a separable convolution, for backbones that keep their resolution.
+    Without `activate` the ReLU is left to the caller.
     """
-    return _BY_KIND[operation.kind](operation, channels, f"{prefix}_{operation.token}", fix_gamma, dilation)
+    return _BY_KIND[operation.kind](operation, channels, f"{prefix}_{operation.token}", fix_gamma, dilation,
+                                     activate)

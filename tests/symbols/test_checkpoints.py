@@ -13,8 +13,13 @@ from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.training.checkpoint import write_checkpoint
 from symbols.checkpoints import GENOTYPE_FILE, PARAMETER_FILE, convert, read_ours, read_published
 
-LAYOUTS = ["B_cifar_search_share_d26_L4", "B_cifar_search_full_d38_L2", "B_cifar_search_full_adflops_d26_L4",
-           "B_imagenet_search_share_L4", "B_cifar_baseline_d26_L4"]
+LAYOUTS = [
+    "B_cifar_search_share_d26_L4",
+    "B_cifar_search_full_d38_L2",
+    "B_cifar_search_full_adflops_d26_L4",
+    "B_imagenet_search_share_L4",
+    "B_cifar_baseline_d26_L4",
+]
 # Level 2 keeps one operation with two inputs; its output and one of level 1 are left.
 KEPT = {(2, 1): (0, 3), "after": (0, 4)}
 LEFT = {"lambda_layer_2_1": [1, 0, 0, 1, 0], "lambda_after": [1, 0, 0, 0, 1, 0, 0, 0]}
@@ -26,7 +31,9 @@ def save_golden(golden, name, folder):
     args, aux = golden.group(arrays, "arg"), golden.group(arrays, "aux")
     args = {key: mx.nd.array(value) for key, value in args.items() if key not in ("data", "softmax_label")}
     prefix = str(folder / "theirs")
-    mx.model.save_checkpoint(prefix, 100, symbol, args, {key: mx.nd.array(value) for key, value in aux.items()})
+    mx.model.save_checkpoint(
+        prefix, 100, symbol, args, {key: mx.nd.array(value) for key, value in aux.items()}
+    )
     return prefix
 
 
@@ -43,8 +50,9 @@ def test_a_round_trip_is_exact_in_every_layout(name, golden, tmp_path):
     prefix, ours, again = save_golden(golden, name, tmp_path), tmp_path / "ours", str(tmp_path / "again")
     convert(prefix, str(ours), 100)
     genotype = Genotype.load(str(ours / GENOTYPE_FILE))
-    convert(str(ours / PARAMETER_FILE), again, 7, back=True,
-            genotype=genotype if "baseline" in name else None)
+    convert(
+        str(ours / PARAMETER_FILE), again, 7, back=True, genotype=genotype if "baseline" in name else None
+    )
     same_files(f"{prefix}-0100.params", f"{again}-0007.params")
     symbol, args, aux = mx.model.load_checkpoint(again, 7)
     assert set(args) == set(symbol.list_arguments()) - {"data", "softmax_label"}
@@ -136,9 +144,20 @@ def test_what_does_not_fit_is_listed_by_name(golden, tmp_path):
     assert "misshapen: fc1_bias is (3,), not (10,)" in text
 
 
-@pytest.mark.parametrize("name", ["lambda_after", "lambda_layer_3_2", "lambda_stage1_unit2", "conv0_weight",
-                                  "fc1_weight", "stage1_unit1_id_conv_weight", "stage2_unit2_conv1x1_weight",
-                                  "stage1_unit1_2_max_pool_bn_gamma", "stage3_unit1_output_conv_16_weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lambda_after",
+        "lambda_layer_3_2",
+        "lambda_stage1_unit2",
+        "conv0_weight",
+        "fc1_weight",
+        "stage1_unit1_id_conv_weight",
+        "stage2_unit2_conv1x1_weight",
+        "stage1_unit1_2_max_pool_bn_gamma",
+        "stage3_unit1_output_conv_16_weight",
+    ],
+)
 def test_any_single_missing_parameter_is_named(name, golden, tmp_path):
     prefix = save_golden(golden, LAYOUTS[0], tmp_path)
     broken(prefix, 100, lambda content: content.pop(f"arg:{name}"))

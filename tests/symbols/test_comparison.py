@@ -33,7 +33,7 @@ def test_a_network_written_out_agrees(lambdas, kept, literal, tmp_path):
         assert re.search(rf"\| {row}[^|]*\| ([0-9,]+) \| \1 \| 0 \|", table), table
     found = re.search(r"\| connections \| (\d+) \| (\d+) \|", table)
     assert found[1] == str(3 * (28 if kept is None else 14) + 4)
-    assert found[2] == str(3 * 28 + 4) if lambdas else found[1]
+    assert found[2] == found[1]
 
 
 def test_a_wrong_operator_shows(literal, tmp_path):
@@ -42,7 +42,8 @@ def test_a_wrong_operator_shows(literal, tmp_path):
     path = tmp_path / "theirs-symbol.json"
     path.write_text(path.read_text().replace('"pool_type": "max"', '"pool_type": "avg"'))
     table = compare(prefix, 100, image_size=16)
-    assert largest(table, "outputs, evaluation mode") > 1e-2
+    assert largest(table, "outputs, training mode") > 1e-3
+    assert largest(table, r"\d+ gradients") > 1e-1
 
 
 def test_an_operator_mxnet_does_not_have_is_said_and_the_rest_compared(literal, tmp_path):
@@ -66,4 +67,6 @@ def test_the_command_prints_the_table(literal, tmp_path, capsys):
     add_arguments(parser)
     assert run(parser.parse_args([prefix, "100", "--image-size", "16"])) == 0
     printed = capsys.readouterr().out
-    assert printed.count("\n| ") > 10 and np.all([line.count("|") == 5 for line in printed.splitlines() if "|" in line])
+    assert printed.count("\n| ") > 10 and np.all(
+        [line.count("|") == 5 for line in printed.splitlines() if "|" in line]
+    )

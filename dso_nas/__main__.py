@@ -1,0 +1,44 @@
+"""The tools around a search: `python -m dso_nas TOOL`. Each is a pair `add_arguments(parser)`, `run(options)`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import NamedTuple, Optional, Sequence
+
+from dso_nas.cli import report_errors
+
+
+class Tool(NamedTuple):
+    """A tool's module, imported only when it is called, and what it does."""
+
+    module: str
+    summary: str
+
+
+TOOLS = {
+    "show": Tool("dso_nas.tools.show", "what a run's folder or a genotype file holds"),
+    "cost": Tool("dso_nas.tools.cost", "parameters, multiply-adds and memory access of a genotype or a recipe"),
+    "convert": Tool("symbols.checkpoints", "a checkpoint of the published code to ours, or back"),
+    "compare": Tool("symbols.comparison", "a published checkpoint's own symbol against our network, number for number"),
+}
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Carry out a command line; exit status 2 after bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m dso_nas", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:<9} {tool.summary}" for name, tool in TOOLS.items()))
+    parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help=", ".join(TOOLS))
+    name = parser.parse_args(words[:1]).tool
+    module = importlib.import_module(TOOLS[name].module)
+    own = argparse.ArgumentParser(prog=f"python -m dso_nas {name}", description=TOOLS[name].summary)
+    module.add_arguments(own)
+    options = own.parse_args(words[1:])
+    return report_errors(lambda: module.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

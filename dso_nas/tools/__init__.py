@@ -1,0 +1,1 @@
+"""Tools of `python -m dso_nas`, one module each."""

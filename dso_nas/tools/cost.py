@@ -1,0 +1,49 @@
+"""`python -m dso_nas cost`: the cost of every unit of a recipe's supernet, or of a genotype in its macro-structure."""
+
+from __future__ import annotations
+
+import argparse
+from typing import List
+
+from dso_nas.architecture.cost import Conventions, Cost, network_cost
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.recipes import Recipe, load_recipe
+from dso_nas.reporting.tables import markdown_table
+
+DEFAULT_SIZE, DEFAULT_CLASSES = 32, 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The tool's options."""
+    parser.add_argument("--recipe", default="demo", metavar="NAME|FILE", help="whose network (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="any recipe key; network.image_size and network.classes say what data would")
+    parser.add_argument("--genotype", metavar="FILE", help="count this architecture instead of all connections")
+    parser.add_argument("--width", type=float, default=1.0, metavar="X", help="multiply all widths (default: 1)")
+    parser.add_argument("--batch-norm", action="store_true", help="count BatchNorm's scales and shifts")
+    parser.add_argument("--bias", action="store_true", help="count biases")
+    parser.add_argument("--aux-head", action="store_true", help="count the auxiliary head")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    spec = recipe_spec(load_recipe(options.recipe, None, options.overrides)).scaled(options.width)
+    genotype = Genotype.load(options.genotype) if options.genotype else None
+    conventions = Conventions(options.batch_norm, options.bias, options.aux_head)
+    table = network_cost(spec, genotype, conventions)
+    rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
+    print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
+
+
+def recipe_spec(recipe: Recipe) -> NetworkSpec:
+    """The macro-structure of a recipe without its data; images are 32x32 and classes 10 unless the recipe says."""
+    network = recipe.network
+    size = network.image_size or DEFAULT_SIZE
+    topology = BlockTopology(network.levels, network.operations)
+    return NetworkSpec(topology, network.stem, network.blocks, network.widths, network.classes or DEFAULT_CLASSES,
+                       (3, size, size))
+
+
+def _row(name: str, cost: Cost) -> List[str]:
+    return [name, f"{cost.parameters:,}", f"{cost.multiply_adds:,}", f"{cost.mac:,}"]
