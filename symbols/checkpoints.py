@@ -77,15 +77,14 @@ class Weights:
 def read_published(
     prefix: str, epoch: int, genotype: Optional[Genotype] = None, image_size: Optional[int] = None
 ) -> Weights:
-    """Read `prefix-symbol.json` and `prefix-<epoch>.params` of the published code, in any layout of its lambdas.
+    """Read `prefix-symbol.json` and `prefix-<epoch>.params` of the published code, in any lambda layout.
 
     The connections are read from its graph where it shows them; `genotype` has those of a network without
     lambdas whose graph does not. `image_size`: see `infer_spec`.
 
     Raises:
         UserError: naming the file, which cannot be read or does not fit; every missing, extra or misshapen
-        entry is
-            named.
+            entry is named.
     """
     path = parameter_path(prefix, epoch)
     arrays = {to_gluon_name(name.split(":", 1)[-1]): value for name, value in _load(path).items()}
@@ -98,7 +97,7 @@ def read_published(
 
 
 def read_ours(path: str, genotype: Optional[Genotype] = None, image_size: Optional[int] = None) -> Weights:
-    """Read our parameters: a file of `write_ours` (.params) or a checkpoint of a run; else as `read_published`."""
+    """Read ours: a .params file of `write_ours` or a checkpoint of a run; else as `read_published`."""
     if str(path).endswith(".params"):
         arrays = _load(str(path))
     else:
@@ -181,7 +180,7 @@ def convert(
     genotype: Optional[Genotype] = None,
     image_size: Optional[int] = None,
 ) -> str:
-    """Turn a published checkpoint (prefix `source`) into a folder of ours, or `back`: ours into one; say what it is.
+    """Turn a published checkpoint (prefix `source`) into our folder, or `back`; give a line that describes it.
 
     Raises:
         UserError: see `read_published` and the writers.

@@ -222,7 +222,7 @@ def _differences(
 def _gradient_differences(
     theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], weights: Weights
 ) -> Dict[str, float]:
-    """As `_differences`; of lambdas only those above zero, where the graph does not show which others it reads."""
+    """As `_differences`; of lambdas only those above zero, where the graph does not show what it reads."""
     floor = _FLOOR * max(float(np.abs(value).max()) for value in theirs.values())
     there, here = dict(theirs), dict(ours)
     for name in there:

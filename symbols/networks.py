@@ -144,7 +144,7 @@ def pruned_genotype(layout: LambdaLayout, lambdas: Mapping[str, Any]) -> Genotyp
 
 
 def lambdas_of(load_param: Mapping[str, Any]) -> Dict[str, np.ndarray]:
-    """The lambdas among parameters (NDArray or NumPy), with or without the prefix 'arg:' of a parameter file."""
+    """The lambdas among parameters (NDArray or NumPy), with or without a parameter file's prefix 'arg:'."""
     arrays = {name[4:] if name.startswith("arg:") else name: value for name, value in load_param.items()}
     return {
         name: value.asnumpy() if hasattr(value, "asnumpy") else np.asarray(value)

@@ -106,7 +106,7 @@ class Genotype:
             "format": genotype_file.FORMAT,
             "version": genotype_file.VERSION,
             "space": self.space,
-            "topology": {"levels": self.topology.levels, "operations": list(self.topology.operations)},
+            "topology": genotype_file.topology_json(self.topology),
             "scope": self.scope,
             "blocks": {name: block.to_json() for name, block in self.blocks.items()},
             "reductions": [list(live) for live in self.reductions],
@@ -131,4 +131,4 @@ class Genotype:
 
 
 def _describe(topology: BlockTopology) -> str:
-    return f"{topology.levels} levels of {', '.join(topology.operations)}"
+    return f"{topology.levels} levels of {', '.join(topology.operations)} (reach {topology.reach})"

@@ -7,9 +7,16 @@ import math
 import re
 from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple
 
-from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError
+from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError, node_name
 from dso_nas.architecture.lambdas import SCOPES
-from dso_nas.architecture.topology import INPUT, OPERATIONS, REDUCTION_OPERATIONS, BlockTopology, Node
+from dso_nas.architecture.topology import (
+    INPUT,
+    OPERATIONS,
+    REACHES,
+    REDUCTION_OPERATIONS,
+    BlockTopology,
+    Node,
+)
 
 FORMAT = "dso-nas-genotype"
 VERSION = 1
@@ -52,6 +59,12 @@ def parse(content: Any, where: str) -> Dict[str, Any]:
     return _Parser(where).genotype(content)
 
 
+def topology_json(topology: BlockTopology) -> Dict[str, Any]:
+    """A topology as plain JSON values; `reach` is left out where it is 'all', as older files have none."""
+    content = {"levels": topology.levels, "operations": list(topology.operations)}
+    return content if topology.reach == "all" else {**content, "reach": topology.reach}
+
+
 class _Parser:
     def __init__(self, where: str) -> None:
         self.where = where
@@ -74,12 +87,13 @@ class _Parser:
         }
 
     def topology(self, content: Any) -> BlockTopology:
-        self.keys(content, "topology", ("levels", "operations"))
+        self.keys(content, "topology", ("levels", "operations"), optional=("reach",))
         levels = content["levels"]
         if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= MAX_LEVELS:
             self.refuse("topology.levels", f"{_short(levels)} is not a whole number from 1 to {MAX_LEVELS}")
         names = self.names(content["operations"], "topology.operations", tuple(OPERATIONS))
-        return BlockTopology(levels, tuple(names))
+        reach = self.literal(content.get("reach", "all"), "topology.reach", REACHES)
+        return BlockTopology(levels, tuple(names), reach)
 
     def blocks(self, content: Any, scope: str, topology: BlockTopology) -> Dict[str, BlockGenotype]:
         self.mapping(content, "blocks")
@@ -106,7 +120,15 @@ class _Parser:
         problem = block.find_problem()
         if problem:
             self.refuse(f"{key}.{problem[0]}", problem[1])
+        self.reached(block, key, topology)
         return block
+
+    def reached(self, block: BlockGenotype, key: str, topology: BlockTopology) -> None:
+        for node, inputs in block.connections.items():
+            beyond = [source for source in inputs if source not in topology.predecessors(node[0])]
+            if beyond:
+                reason = f"{node_name(beyond[0])} is out of reach where topology.reach is {topology.reach!r}"
+                self.refuse(f"{key}.operations.{node_name(node)}", reason)
 
     def nodes(self, content: Any, key: str, topology: BlockTopology, with_input: bool) -> Tuple[Node, ...]:
         found = [
@@ -147,14 +169,14 @@ class _Parser:
             self.refuse(key, f"{_short(value)} is not {' or '.join(repr(choice) for choice in allowed)}")
         return value
 
-    def keys(self, content: Any, key: str, needed: Sequence[str]) -> None:
+    def keys(self, content: Any, key: str, needed: Sequence[str], optional: Sequence[str] = ()) -> None:
         self.mapping(content, key)
         for name in needed:
             if name not in content:
                 self.refuse(key, f"the key {name!r} is missing")
         for name in content:
-            if name not in needed:
-                self.refuse(key, f"unknown key {_short(name)}, allowed are {', '.join(needed)}")
+            if name not in (*needed, *optional):
+                self.refuse(key, f"unknown key {_short(name)}, allowed are {', '.join((*needed, *optional))}")
 
     def mapping(self, content: Any, key: str) -> Mapping[str, Any]:
         if not isinstance(content, dict):

@@ -12,7 +12,15 @@ import numpy as np
 
 from dso_nas.architecture.genotype import SHARED, BlockGenotype, Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology, NetworkSpec, Unit
+from dso_nas.architecture.topology import (
+    AFTER,
+    INPUT,
+    REDUCTION_OPERATIONS,
+    BlockTopology,
+    NetworkSpec,
+    Node,
+    Unit,
+)
 from dso_nas.errors import UserError
 
 
@@ -42,9 +50,9 @@ def prune_block(topology: BlockTopology, vector: np.ndarray) -> np.ndarray:
     useful = np.concatenate([[False], positive[AFTER] & reached[1:]])
     kept = {AFTER: useful[1:].copy()}
     for node in reversed(nodes):
-        usable = positive[node] & reached[: topology.size(node)]
-        kept[node] = usable & useful[1 + topology.output_index(node)]
-        useful[: kept[node].size] |= kept[node]
+        sources = _sources(topology, node)
+        kept[node] = positive[node] & reached[sources] & useful[1 + topology.output_index(node)]
+        useful[sources] |= kept[node]
     return np.where(topology.pack(kept), flat, 0).astype(flat.dtype)
 
 
@@ -85,8 +93,15 @@ def _reached(topology: BlockTopology, positive: Mapping[Any, np.ndarray]) -> np.
     reached = np.zeros(1 + topology.num_nodes, bool)
     reached[: 1 + topology.num_operations] = True
     for node in topology.nodes()[topology.num_operations :]:
-        reached[1 + topology.output_index(node)] = (positive[node] & reached[: topology.size(node)]).any()
+        reached[1 + topology.output_index(node)] = (positive[node] & reached[_sources(topology, node)]).any()
     return reached
+
+
+def _sources(topology: BlockTopology, node: Node) -> slice:
+    """Where a node's predecessors, which follow each other, stand among the block's input and its nodes."""
+    predecessors = topology.predecessors(node[0])
+    start = 0 if predecessors[0] == INPUT else 1 + topology.output_index(predecessors[0])
+    return slice(start, start + len(predecessors))
 
 
 def _revive(unit: Unit, vector: np.ndarray, earlier: Optional[np.ndarray]) -> Tuple[np.ndarray, str]:

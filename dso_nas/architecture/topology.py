@@ -21,6 +21,7 @@ INPUT: Node = (0, 0)
 AFTER = "after"
 REDUCTION_OPERATIONS = ("conv1x1", "conv3x3")
 STEMS = ("cifar", "imagenet")
+REACHES = ("all", "previous")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +56,16 @@ class BlockTopology:
 
     Nodes are (level, operation) counted from 1; (0, 0) is the block's input. Level 1 takes the input
     unscaled, every later node has one lambda per predecessor, and `after` one per node on its way to the
-    block's output.
+    block's output. `reach` says what precedes a node of level 2 on: 'all', the input and every earlier level,
+    or 'previous', the level before alone, as in the published code's full scope on ImageNet.
 
     Raises:
-        UserError: fewer than one level, no operation, or an operation that does not exist.
+        UserError: fewer than one level, no operation, an operation that does not exist, or an unknown reach.
     """
 
     levels: int
     operations: Tuple[str, ...]
+    reach: str = "all"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))
@@ -73,6 +76,8 @@ class BlockTopology:
         for name in self.operations:
             if name not in OPERATIONS:
                 raise UserError(f"operations: unknown {name!r}, allowed are {', '.join(OPERATIONS)}")
+        if self.reach not in REACHES:
+            raise UserError(f"reach: unknown {self.reach!r}, allowed are {', '.join(REACHES)}")
 
     @property
     def num_operations(self) -> int:
@@ -97,7 +102,10 @@ class BlockTopology:
         """What a node of `level` can take as input, in the order of its lambda vector."""
         if level == 1:
             return (INPUT,)
-        return (INPUT,) + self.nodes()[: (level - 1) * self.num_operations]
+        end = (level - 1) * self.num_operations
+        if self.reach == "previous":
+            return self.nodes()[end - self.num_operations : end]
+        return (INPUT,) + self.nodes()[:end]
 
     def operation(self, node: Node) -> Operation:
         """The operation standing at `node`."""
@@ -139,7 +147,7 @@ class BlockTopology:
 @functools.lru_cache(maxsize=None)
 def _positions(topology: BlockTopology) -> Tuple[Dict[Key, slice], int]:
     sizes: Dict[Key, int] = {
-        node: 1 + (node[0] - 1) * topology.num_operations for node in topology.nodes() if node[0] > 1
+        node: len(topology.predecessors(node[0])) for node in topology.nodes() if node[0] > 1
     }
     sizes[AFTER] = topology.num_nodes
     spans: Dict[Key, slice] = {}

@@ -1,4 +1,4 @@
-"""What each connection's gamma follows (paper, section 3.4): nothing, the block's FLOPs, or its operation's memory access.
+"""What each connection's gamma follows (paper, section 3.4): nothing, FLOPs, memory access.
 
 Every rule is a `Regularizer` registered in `RULES` under the recipe's name for it and 'equation' (the paper's) or
 'published' (what the authors' code has instead). Reductions always take the plain gamma. What a layer costs is

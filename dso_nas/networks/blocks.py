@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from mxnet.gluon import HybridBlock, Parameter
 
 from dso_nas.architecture.genotype import BlockGenotype
-from dso_nas.architecture.topology import (AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit)
+from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
 from dso_nas.networks.operations import ConvBNReLU, batch_norm, make_operation
 
 PACKED = "packed"

@@ -16,8 +16,8 @@ from dso_nas.networks.network import Network
 class SuperNet(Network):
     """All connections that `genotype` keeps (default: all) of `layout.spec`, with the lambda parameters of `layout`.
 
-    Lambdas keep the full shapes of `layout.shapes()` whatever is pruned; pruned entries get no gradient. `lambdas` holds
-    the parameters by name, without those that no kept block reads any more.
+    Lambdas keep the full shapes of `layout.shapes()` whatever is pruned; pruned entries get no gradient. `lambdas`
+    holds the parameters by name, without those that no kept block reads any more.
 
     Raises:
         UserError: the genotype does not fit the network.

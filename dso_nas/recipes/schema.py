@@ -139,6 +139,9 @@ class Network(Section):
         "operations of a level, in their order",
         ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3"),
     )
+    reach: str = key(
+        choice("all", "previous"), "what a level takes: the input and all earlier ones, or the one before", "all"
+    )
     scope: str = key(choice("share", "full"), "one structure for all blocks, or one each", "share")
     packed: bool = key(boolean(), "keep a block's lambdas in one vector (full scope only)", False)
     classes: Optional[int] = key(optional(integer(2, 1_000_000)), "classes; null: as the data has", None)

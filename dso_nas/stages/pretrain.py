@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
-import mxnet as mx
 import numpy as np
 
-from dso_nas.networks.network import PublishedInitializer
-from dso_nas.networks.supernet import SuperNet
 from dso_nas.stages.run import Run, learning_rates, make_optimizer, weights_of
-from dso_nas.training.learner import Learner, StepResult
+from dso_nas.training.learner import StepResult
 from dso_nas.training.loop import Task
-from dso_nas.training.losses import ClassificationLoss
 
 
 class PretrainTask(Task):
@@ -26,12 +22,8 @@ class PretrainTask(Task):
         self._run = run
         self._batches = run.batches(run.part("weights"), settings.batch_size, "pretrain", run.recipe.data.cutout)
         self._rates = learning_rates(settings, len(self._batches))
-        network = SuperNet(run.layout)
-        mx.random.seed(run.recipe.seed)
-        network.initialize(PublishedInitializer(), ctx=list(run.contexts))
-        network.hybridize_segments()
-        groups = run.memory_groups(len(network.segments))
-        self._learner = Learner(network, run.contexts, ClassificationLoss(), run.kvstore, groups)
+        network = run.supernet()
+        self._learner = run.supernet_learner(network)
         self._learner.add_group("weights", weights_of(network), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay))
 

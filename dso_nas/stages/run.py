@@ -11,6 +11,7 @@ from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, T
 import mxnet as mx
 import numpy as np
 
+from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
@@ -18,11 +19,15 @@ from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
+from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.supernet import SuperNet
 from dso_nas.optimizers.schedules import make_schedule
 from dso_nas.recipes import Recipe
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
+from dso_nas.training.learner import Learner
 from dso_nas.training.loop import Loop, Task
-from dso_nas.training.memory import Group, block_groups
+from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.memory import block_groups
 from dso_nas.training.monitor import Monitor
 from dso_nas.training.workfolder import WorkFolder
 
@@ -54,7 +59,7 @@ class Run:
         classes = network.classes or len(self.dataset.classes)
         if classes < len(self.dataset.classes):
             raise UserError(f"network.classes: {classes}, but {self.dataset.title} has {len(self.dataset.classes)}")
-        topology = BlockTopology(network.levels, network.operations)
+        topology = BlockTopology(network.levels, network.operations, network.reach)
         return NetworkSpec(topology, network.stem, network.blocks, network.widths, classes, (channels, height, width))
 
     def widened(self, widths: Sequence[int]) -> NetworkSpec:
@@ -107,9 +112,18 @@ class Run:
         augmentation = Augmentation(self.dataset.mean, self.dataset.std)
         return Batches(arrays, size, augmentation, self.recipe.seed, "evaluation", shuffle=False, last="keep").epoch(0)
 
-    def memory_groups(self, segments: int) -> Optional[List[Group]]:
-        """How the supernet's activations are kept."""
-        return None if self.recipe.memory.mirroring == "none" else block_groups(segments)
+    def supernet(self, genotype: Optional[Genotype] = None) -> SuperNet:
+        """The supernet of what `genotype` keeps, compiled, with the seed's initial values."""
+        network = SuperNet(self.layout, genotype)
+        mx.random.seed(self.recipe.seed)
+        network.initialize(PublishedInitializer(), ctx=list(self.contexts))
+        network.hybridize_segments()
+        return network
+
+    def supernet_learner(self, network: SuperNet) -> Learner:
+        """A learner of `network` with the recipe's memory mirroring."""
+        groups = None if self.recipe.memory.mirroring == "none" else block_groups(len(network.segments))
+        return Learner(network, self.contexts, ClassificationLoss(), self.kvstore, groups)
 
     def train(self, task: Task, folder: Path) -> None:
         """Run a task in its folder, from its last checkpoint with --resume.

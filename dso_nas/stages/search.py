@@ -11,14 +11,11 @@ from dso_nas.architecture.genotype import SHARED, Genotype
 from dso_nas.architecture.pruning import PruneResult, live_connections, prune
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
-from dso_nas.networks.network import PublishedInitializer
-from dso_nas.networks.supernet import SuperNet
 from dso_nas.reporting.plots import draw_search
 from dso_nas.reporting.structure import draw_structure
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
-from dso_nas.training.learner import Learner, StepResult
+from dso_nas.training.learner import StepResult
 from dso_nas.training.loop import Task
-from dso_nas.training.losses import ClassificationLoss
 from dso_nas.training.monitor import read_metrics
 
 
@@ -48,11 +45,8 @@ class SearchTask(Task):
         """Make the supernet of `genotype`, its learner and optimizers, without values yet."""
         run, settings = self._run, self._settings
         self.genotype = genotype
-        self.network = SuperNet(run.layout, genotype)
-        self.network.initialize(PublishedInitializer(), ctx=list(run.contexts))
-        self.network.hybridize_segments()
-        groups = run.memory_groups(len(self.network.segments))
-        self.learner = Learner(self.network, run.contexts, ClassificationLoss(), run.kvstore, groups)
+        self.network = run.supernet(genotype)
+        self.learner = run.supernet_learner(self.network)
         self.learner.add_group(WEIGHTS, weights_of(self.network), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay))
         self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,
@@ -174,8 +168,8 @@ def search(run: Run) -> Genotype:
     run.train(task, run.folder.search)
     for warning in task.warnings:
         warn(warning)
-    source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed, "epochs": len(task.history),
-              "converged": task.finished(), "warnings": task.warnings}
+    source = {"recipe": run.recipe.name, "data": run.dataset.title, "seed": run.recipe.seed,
+              "epochs": len(task.history), "converged": task.finished(), "warnings": task.warnings}
     genotype = dataclasses.replace(task.genotype, source=source)
     genotype.save(run.folder.genotype)
     draw_structure(genotype, str(run.folder.search / "structure"), task.lambdas_by_block(),

@@ -40,7 +40,7 @@ def recipe_spec(recipe: Recipe) -> NetworkSpec:
     """The macro-structure of a recipe without its data; images are 32x32 and classes 10 unless the recipe says."""
     network = recipe.network
     size = network.image_size or DEFAULT_SIZE
-    topology = BlockTopology(network.levels, network.operations)
+    topology = BlockTopology(network.levels, network.operations, network.reach)
     return NetworkSpec(topology, network.stem, network.blocks, network.widths, network.classes or DEFAULT_CLASSES,
                        (3, size, size))
 

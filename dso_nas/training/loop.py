@@ -1,7 +1,7 @@
 """The loop all stages train in: epochs of steps, means, checkpoints, a clean stop.
 
-What a step does is the stage's business (`Task`). A position is (epoch, step); everything that decides how training goes
-on from there is in the checkpoint written at it, so a run that was killed ends like one that was not.
+What a step does is the stage's business (`Task`). A position is (epoch, step); everything that decides how training
+goes on from there is in the checkpoint written at it, so a run that was killed ends like one that was not.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ class Loop:
             raise self._diverged(error.args[0], "the loss is not a number") from None
 
     def _diverged(self, step: int, what: str) -> UserError:
-        return UserError(f"{self._task.name}: {what} at epoch {self._epoch + 1}, step {step + 1}; the last good checkpoint "
-                         f"is kept, lower {self._task.name}.learning_rate or set {self._task.name}.clip_gradient")
+        return UserError(f"{self._task.name}: {what} at epoch {self._epoch + 1}, step {step + 1}; the last good "
+                         f"checkpoint is kept, lower {self._task.name}.learning_rate or set {self._task.name}.clip_gradient")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -29,8 +29,8 @@ checkpoint: {every_steps: 2}
 
 
 def command(folder: Path, *arguments: str) -> list:
-    return [sys.executable, str(ROOT / "train_cifar.py"), "all", "--recipe", str(folder.parent / "tiny.yaml"), "--work-dir",
-            str(folder), *arguments]
+    recipe = str(folder.parent / "tiny.yaml")
+    return [sys.executable, str(ROOT / "train_cifar.py"), "all", "--recipe", recipe, "--work-dir", str(folder), *arguments]
 
 
 def environment() -> dict:

@@ -9,7 +9,8 @@ from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 
 @pytest.fixture
 def genotype(tmp_path):
-    spec = NetworkSpec(BlockTopology(2, ("sep_conv_3x3", "avg_pool_3x3")), "cifar", (1, 1, 1), (8, 16, 32), 10, (3, 32, 32))
+    topology = BlockTopology(2, ("sep_conv_3x3", "avg_pool_3x3"))
+    spec = NetworkSpec(topology, "cifar", (1, 1, 1), (8, 16, 32), 10, (3, 32, 32))
     path = tmp_path / "genotype.json"
     Genotype.full(spec, "share").save(path)
     return path
