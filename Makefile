@@ -46,7 +46,7 @@ demo: $(INSTALLED)
 
 # One thread a worker: two workers that each take both cores are slower than one.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -q
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -180,7 +180,7 @@ def convert(
     genotype: Optional[Genotype] = None,
     image_size: Optional[int] = None,
 ) -> str:
-    """Turn a published checkpoint (prefix `source`) into our folder, or `back`; give a line that describes it.
+    """Turn a published checkpoint (prefix `source`) into our folder, or `back`; give its description.
 
     Raises:
         UserError: see `read_published` and the writers.

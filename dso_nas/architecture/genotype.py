@@ -67,7 +67,7 @@ class Genotype:
         """
         if self.topology != spec.topology:
             ours, theirs = _describe(self.topology), _describe(spec.topology)
-            raise GenotypeError(f"topology: the genotype has {ours}, the network {theirs}")
+            raise GenotypeError(f"topology: the genotype has {ours}, the network has {theirs}")
         found, needed = len(self.reductions), spec.stages - 1
         if found != needed:
             raise GenotypeError(

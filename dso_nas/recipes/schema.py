@@ -140,7 +140,7 @@ class Network(Section):
         ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3"),
     )
     reach: str = key(
-        choice("all", "previous"), "what a level takes: the input and all earlier ones, or the one before", "all"
+        choice("all", "previous"), "what a level takes: all earlier ones and the input, or the last", "all"
     )
     scope: str = key(choice("share", "full"), "one structure for all blocks, or one each", "share")
     packed: bool = key(boolean(), "keep a block's lambdas in one vector (full scope only)", False)

@@ -192,8 +192,9 @@ class Loop:
             raise self._diverged(error.args[0], "the loss is not a number") from None
 
     def _diverged(self, step: int, what: str) -> UserError:
-        return UserError(f"{self._task.name}: {what} at epoch {self._epoch + 1}, step {step + 1}; the last good "
-                         f"checkpoint is kept, lower {self._task.name}.learning_rate or set {self._task.name}.clip_gradient")
+        name = self._task.name
+        return UserError(f"{name}: {what} at epoch {self._epoch + 1}, step {step + 1}; the last good checkpoint is "
+                         f"kept, lower {name}.learning_rate or set {name}.clip_gradient")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

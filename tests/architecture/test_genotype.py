@@ -15,7 +15,7 @@ from dso_nas.architecture.genotype import BlockGenotype, Genotype, GenotypeError
 from dso_nas.architecture.genotype_file import MAX_BYTES
 from dso_nas.architecture.pruning import prune_block
 from dso_nas.architecture.sampling import random_genotype
-from dso_nas.architecture.topology import OPERATIONS, BlockTopology, NetworkSpec
+from dso_nas.architecture.topology import OPERATIONS, REACHES, BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
 GOOD = {
@@ -72,10 +72,11 @@ def test_order_in_the_file_does_not_matter():
     blocks=st.lists(st.integers(1, 3), min_size=1, max_size=4),
     scope=st.sampled_from(["share", "full"]),
     density=st.floats(0.2, 1),
+    reach=st.sampled_from(REACHES),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_files_round_trip(tmp_path_factory, levels, operations, blocks, scope, density, seed):
-    topology = BlockTopology(levels, tuple(operations))
+def test_files_round_trip(tmp_path_factory, levels, operations, blocks, scope, density, reach, seed):
+    topology = BlockTopology(levels, tuple(operations), reach)
     spec = NetworkSpec(topology, "cifar", tuple(blocks), (4,) * len(blocks), 10, (3, 32, 32))
     genotype = random_genotype(spec, scope, density, np.random.default_rng(seed))
     path = str(tmp_path_factory.mktemp("genotype") / "genotype.json")
@@ -88,6 +89,15 @@ def test_files_round_trip(tmp_path_factory, levels, operations, blocks, scope, d
         assert BlockGenotype.from_mask(topology, mask) == block
         assert mask.sum() == block.num_connections
         assert np.array_equal(prune_block(topology, mask), mask)
+
+
+def test_only_a_reach_that_is_not_the_usual_one_is_written():
+    content = changed(("topology", "reach"), "previous")
+    content["blocks"]["shared"]["operations"]["2.1"] = ["1.2"]
+    genotype = Genotype.from_json(content, "here")
+    assert genotype.topology == BlockTopology(3, ("sep_conv_3x3", "max_pool_3x3"), "previous")
+    assert genotype.to_json() == content
+    assert Genotype.from_json(changed(("topology", "reach"), "all"), "here").to_json() == GOOD
 
 
 def test_an_empty_block_round_trips():
@@ -137,6 +147,9 @@ BROKEN = {
     "too many levels": (changed(("topology", "levels"), 10**30), "topology.levels: 1000"),
     "levels as text": (changed(("topology", "levels"), "3"), "topology.levels: '3'"),
     "levels true": (changed(("topology", "levels"), True), "topology.levels: True"),
+    "strange reach": (changed(("topology", "reach"), "next"), "topology.reach: 'next' is not 'all' or"),
+    "input out of reach": (changed(("topology", "reach"), "previous"), f"{OPS}.2.1: input is out of reach"),
+    "unknown topology key": (changed(("topology", "width"), 3), "'width', allowed are levels, operations, reach"),
     "no operations": (changed(("topology", "operations"), []), "topology.operations: is empty"),
     "strange operation": (changed(("topology", "operations"), ["conv"]), "topology.operations: 'conv'"),
     "operation twice": (changed(("topology", "operations"), ["max_pool_3x3"] * 2), "'max_pool_3x3' twice"),
@@ -242,6 +255,9 @@ def test_other_stages_and_topologies_do_not_fit(spec):
     short = BlockTopology(3, spec.topology.operations)
     with pytest.raises(GenotypeError, match="topology: the genotype has 4 levels"):
         shared.check_fits(NetworkSpec(short, "cifar", (2, 2, 2), (8, 16, 32), 10, (3, 32, 32)))
+    near = BlockTopology(4, spec.topology.operations, "previous")
+    with pytest.raises(GenotypeError, match="reach all.* the network has .*reach previous"):
+        shared.check_fits(NetworkSpec(near, "cifar", (2, 2, 2), (8, 16, 32), 10, (3, 32, 32)))
 
 
 @pytest.mark.parametrize("scope", ["share", "full"])

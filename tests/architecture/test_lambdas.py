@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -45,8 +46,32 @@ def test_names_and_shapes_are_the_published_ones(name, golden_folder, topology):
     assert LambdaLayout(published_spec(entry, topology.operations), scope, packed).shapes() == published
 
 
+def test_lambdas_are_as_many_as_in_the_published_supernets(golden_folder, topology):
+    """The full scope on ImageNet has 64 a block rather than 124, a block's levels reaching back one level only."""
+    published = json.loads((golden_folder / "F_params_flops.json").read_text())
+    sizes = {(entry["folder"], entry["kind"], entry["num_layers"]): entry for entry in published}
+    for folder, kind, reach in (
+        ("Cifar", "search_share", "all"),
+        ("Cifar", "search_full", "all"),
+        ("Cifar", "search_full_adflops", "all"),
+        ("Imagenet", "search_share", "all"),
+        ("Imagenet", "search_full", "previous"),
+    ):
+        stem, blocks = ("cifar", (8, 8, 8)) if folder == "Cifar" else ("imagenet", (2, 2, 13, 6))
+        block = BlockTopology(4, topology.operations, reach)
+        spec = NetworkSpec(block, stem, blocks, (4,) * len(blocks), 10, (3, 32, 32))
+        scope = "share" if kind == "search_share" else "full"
+        shapes = LambdaLayout(spec, scope, packed=kind == "search_full_adflops").shapes()
+        entry = sizes[(folder, kind, 4)]
+        assert len(shapes) == entry["n_lambda_tensors"]
+        assert sum(count for _, count in shapes.values()) == entry["n_lambda_scalars"]
+    assert entry["n_lambda_scalars"] == 1478 == 23 * 64 + 3 * 2
+
+
+@pytest.mark.parametrize("reach", ["all", "previous"])
 @pytest.mark.parametrize("scope,packed", [("share", False), ("full", False), ("full", True)])
-def test_views_are_inverse(spec, scope, packed):
+def test_views_are_inverse(spec, scope, packed, reach):
+    spec = dataclasses.replace(spec, topology=dataclasses.replace(spec.topology, reach=reach))
     layout = LambdaLayout(spec, scope, packed)
     rng = np.random.default_rng(1)
     values = {name: rng.random(shape, dtype=np.float32) for name, shape in layout.shapes().items()}

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.pruning import live_connections, prune, prune_block
-from dso_nas.architecture.topology import AFTER, INPUT, BlockTopology, NetworkSpec
+from dso_nas.architecture.topology import AFTER, INPUT, REACHES, BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
 TOKENS = {
@@ -111,9 +111,9 @@ def usable_by_enumeration(topology, vector):
                 follow(node, later, path)
 
     def follow(node, later, path):
-        index = 0 if node == INPUT else 1 + topology.output_index(node)
-        if vectors[later][index] > 0:
-            walk(later, path + [position(later, index)])
+        sources = topology.predecessors(later[0])
+        if node in sources and vectors[later][sources.index(node)] > 0:
+            walk(later, path + [position(later, sources.index(node))])
 
     for node in topology.nodes():
         if node[0] == 1:
@@ -125,7 +125,8 @@ def usable_by_enumeration(topology, vector):
 
 @st.composite
 def blocks(draw):
-    topology = BlockTopology(draw(st.integers(1, 4)), ("max_pool_3x3",) * draw(st.integers(1, 3)))
+    reach = draw(st.sampled_from(REACHES))
+    topology = BlockTopology(draw(st.integers(1, 4)), ("max_pool_3x3",) * draw(st.integers(1, 3)), reach)
     sparse = st.sampled_from([0.0, 0.0, 0.0, -0.5, 1e-8, 1.0])
     return topology, draw(hnp.arrays(np.float32, topology.num_connections, elements=sparse.map(np.float32)))
 

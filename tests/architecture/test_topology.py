@@ -49,6 +49,25 @@ def test_every_vector_has_one_entry_per_predecessor(topology):
     assert topology.predecessors(3)[1:6] == ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1))
 
 
+@pytest.mark.parametrize("levels,count", SIXES)
+def test_a_block_may_reach_back_one_level_only(levels, count):
+    every = make_topology(levels, count)
+    topology = BlockTopology(levels, every.operations, "previous")
+    assert topology.num_connections == (levels - 1) * count**2 + levels * count
+    assert topology.predecessors(1) == (INPUT,)
+    for level in range(2, levels + 1):
+        before = tuple((level - 1, n) for n in range(1, count + 1))
+        assert topology.predecessors(level) == every.predecessors(level)[-count:] == before
+    positions = list(range(topology.num_connections))
+    assert sum((positions[topology.slice(key)] for key in topology.keys()), []) == positions
+    assert topology.keys() == every.keys() and topology != every
+
+
+def test_an_unknown_reach_is_refused():
+    with pytest.raises(UserError, match="reach: unknown 'next', allowed are all, previous"):
+        BlockTopology(2, ("sep_conv_3x3",), "next")
+
+
 def test_outputs_are_counted_in_level_order(topology):
     assert [topology.output_index(node) for node in topology.nodes()] == list(range(16))
     assert topology.output_index((3, 2)) == 9

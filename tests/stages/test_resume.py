@@ -30,7 +30,8 @@ checkpoint: {every_steps: 2}
 
 def command(folder: Path, *arguments: str) -> list:
     recipe = str(folder.parent / "tiny.yaml")
-    return [sys.executable, str(ROOT / "train_cifar.py"), "all", "--recipe", recipe, "--work-dir", str(folder), *arguments]
+    script = str(ROOT / "train_cifar.py")
+    return [sys.executable, script, "all", "--recipe", recipe, "--work-dir", str(folder), *arguments]
 
 
 def environment() -> dict:
