@@ -85,9 +85,8 @@ def network_spec(
     filters = filters or (EVALUATION_FILTERS if kind == "evaluation" else SEARCH_FILTERS[stem])
     widths = tuple(filters * 2**stage for stage in range(len(units)))
     blocks = tuple(count - 1 for count in units)
-    return NetworkSpec(
-        BlockTopology(num_layers, OPERATIONS), stem, blocks, widths, num_classes, tuple(image_shape)
-    )
+    topology = BlockTopology(num_layers, OPERATIONS, "previous" if name == "imagenet_search_full" else "all")
+    return NetworkSpec(topology, stem, blocks, widths, num_classes, tuple(image_shape))
 
 
 def with_loss(network: Network, smoothing: float = 0.0) -> mx.sym.Symbol:

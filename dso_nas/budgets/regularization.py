@@ -1,21 +1,23 @@
-"""What each connection's gamma follows (paper, section 3.4): nothing, FLOPs, memory access.
+"""What each connection's gamma follows (paper, section 3.4): nothing, FLOPs, memory access, or the network's latency.
 
 Every rule is a `Regularizer` registered in `RULES` under the recipe's name for it and 'equation' (the paper's) or
 'published' (what the authors' code has instead). Reductions always take the plain gamma. What a layer costs is
-`dso_nas.architecture.cost`'s business.
+`dso_nas.architecture.cost`'s business, how long one takes `dso_nas.budgets.latency`'s.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from dso_nas.architecture.block_genotype import BlockGenotype
 from dso_nas.architecture.cost import Cost, CostRow, block_cost
+from dso_nas.architecture.genotype import SHARED
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.pruning import prune_block
+from dso_nas.architecture.pruning import prune, prune_block
 from dso_nas.architecture.topology import AFTER, BlockTopology, Node, Unit
+from dso_nas.budgets.latency import Measure, RemovalLatencies, equation_factors, published_factors
 from dso_nas.errors import UserError
 
 Gamma = Union[float, Dict[str, np.ndarray]]
@@ -39,6 +41,16 @@ class Regularizer:
         """One number for all, or arrays of the lambdas' shapes by name."""
         return self.base
 
+    def epoch_begins(self, values: Mapping[str, Any]) -> None:
+        """Renew what gamma has for a whole epoch, from the lambdas at its start."""
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """What a resumed search could not compute again."""
+        return {}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave."""
+
     def _spread(self, factor_of: Callable[[Unit], np.ndarray]) -> Dict[str, np.ndarray]:
         """Arrays by name from the factors (num_connections,) of each block; blocks that share lambdas are averaged."""
         spec = self.layout.spec
@@ -46,8 +58,12 @@ class Regularizer:
         if self.layout.scope == "share":
             mean = np.mean(list(factors.values()), axis=0)
             factors = dict.fromkeys(factors, mean)
-        factors.update({unit.name: np.ones(2) for unit in spec.reduction_units()})
-        return {name: self.base * array for name, array in self.layout.from_units(factors).items()}
+        return self._scaled(factors)
+
+    def _scaled(self, factors: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Arrays by name from the factors of every block; they are alike in blocks that share lambdas."""
+        reductions = {unit.name: np.ones(2) for unit in self.layout.spec.reduction_units()}
+        return {name: self.base * array for name, array in self.layout.from_units({**factors, **reductions}).items()}
 
 
 class AdaptiveFlops(Regularizer):
@@ -132,6 +148,54 @@ class PublishedAdaptiveMac(AdaptiveMac):
         return PUBLISHED_MAC[token]
 
 
+class AdaptiveLatency(Regularizer):
+    """Eq. 19: the share of gamma that the network's latency without a connection gives it, plus `gamma_base` (gamma_0).
+
+    Smallest and largest are taken over all live connections of the network, at each epoch's start; before the first
+    one all have the same gamma. Reductions are without gamma_0.
+    """
+
+    factors = staticmethod(equation_factors)
+
+    def __init__(self, layout: LambdaLayout, gamma: float, gamma_base: float, measure: Measure) -> None:
+        super().__init__(layout, gamma)
+        self._removals = RemovalLatencies(layout.spec, measure)
+        self._gamma_base = gamma_base
+        self._gamma: Gamma = gamma + gamma_base
+
+    def gamma(self, values: Mapping[str, Any]) -> Gamma:
+        """See Regularizer."""
+        return self._gamma
+
+    def epoch_begins(self, values: Mapping[str, Any]) -> None:
+        """See Regularizer."""
+        latencies = self._removals.of(prune(self.layout, values).genotype)
+        by_block = dict(zip(latencies, self.factors(np.stack(list(latencies.values())))))
+        shared = self.layout.scope == "share"
+        gamma = self._scaled({unit.name: by_block[SHARED if shared else unit.name]
+                              for unit in self.layout.spec.block_units()})
+        reductions = {f"lambda_{unit.name}" for unit in self.layout.spec.reduction_units()}
+        self._gamma = {name: array if name in reductions else array + np.float32(self._gamma_base)
+                       for name, array in gamma.items()}
+
+    def state(self) -> Dict[str, np.ndarray]:
+        """See Regularizer: this epoch's gamma, and every latency measured so far."""
+        gamma = self._gamma if isinstance(self._gamma, dict) else {}
+        return {**self._removals.state(), **{f"gamma/{name}": array for name, array in gamma.items()}}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """See Regularizer."""
+        self._removals.load_state(arrays)
+        gamma = {name[len("gamma/"):]: array for name, array in arrays.items() if name.startswith("gamma/")}
+        self._gamma = gamma or self._gamma
+
+
+class PublishedAdaptiveLatency(AdaptiveLatency):
+    """The published code's: all of gamma for the connection that slows the network most, half for the one least so."""
+
+    factors = staticmethod(published_factors)
+
+
 RULES = {
     ("uniform", "equation"): Regularizer,
     ("uniform", "published"): Regularizer,
@@ -139,19 +203,27 @@ RULES = {
     ("adaptive_flops", "published"): PublishedAdaptiveFlops,
     ("adaptive_mac", "equation"): AdaptiveMac,
     ("adaptive_mac", "published"): PublishedAdaptiveMac,
+    ("adaptive_latency", "equation"): AdaptiveLatency,
+    ("adaptive_latency", "published"): PublishedAdaptiveLatency,
 }
 
 
-def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float) -> Regularizer:
+def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float, gamma_base: float = 0.0,
+                     measure: Optional[Measure] = None) -> Regularizer:
     """The regularizer a recipe asks for.
+
+    `gamma_base` and `measure`, which gives the milliseconds of a genotype's network, serve adaptive latency alone.
 
     Raises:
         UserError: there is none.
     """
     if (kind, rule) not in RULES:
         known = ", ".join(sorted({name for name, _ in RULES}))
-        raise UserError(f"search.regularization: {kind} is not to be had yet, there are {known}")
-    return RULES[(kind, rule)](layout, gamma)
+        raise UserError(f"search.regularization: there is no {kind} by {rule}, there are {known}")
+    chosen = RULES[(kind, rule)]
+    if issubclass(chosen, AdaptiveLatency):
+        return chosen(layout, gamma, gamma_base, measure)
+    return chosen(layout, gamma)
 
 
 def entries(topology: BlockTopology, value: Callable[[Node, str], float]) -> np.ndarray:

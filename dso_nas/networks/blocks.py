@@ -147,7 +147,9 @@ class SearchBlock(Block):
             return self._shortcut(x)
         rows = self._rows(F, parameters)
         column = _column(F, x)
-        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): F.expand_dims(x, axis=1)}
+        # stack rather than expand_dims: a static executor does the latter in place, in oneDNN's layout of x, and the
+        # views of it then give wrong gradients.
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): F.stack(x, axis=1)}
         for level, nodes in self._levels():
             inputs = dict(zip(nodes, self._inputs(F, x, column, level, nodes, rows, bundles)))
             for bundle in self._bundled(nodes):

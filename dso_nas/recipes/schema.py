@@ -227,12 +227,22 @@ class Search(Training):
         choice("equation", "published"), "Eq. 17-19, or what the published code has instead", "equation"
     )
     gamma_base: float = key(number(), "gamma_0 of Eq. 19 (adaptive_latency only)", 0.0)
+    latency_statistic: str = key(
+        choice("median", "paper", "published"),
+        "median of 50 runs, the paper's mean of 5, or the code's of 90 (adaptive_latency only)",
+        "median",
+    )
+    latency_batch: int = key(integer(1, 65_536), "images of a timed run (adaptive_latency only)", 1)
+    latency_spread: float = key(
+        _rate, "how wide the runs' middle half may be, over their median (adaptive_latency only)", 0.25
+    )
 
     def conflicts(self) -> Conflicts:
         """What `Training` refuses, and settings that contradict the chosen order or regularisation."""
         yield from super().conflicts()
-        if self.gamma_base and self.regularization != "adaptive_latency":
-            yield "gamma_base", "must be 0 unless search.regularization is adaptive_latency"
+        chosen = self.regularization, self.regularization_rule
+        if self.gamma_base and chosen != ("adaptive_latency", "equation"):
+            yield "gamma_base", "must be 0 unless search.regularization is adaptive_latency, by the equation"
 
 
 @dataclass(frozen=True)

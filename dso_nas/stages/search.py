@@ -9,6 +9,7 @@ import numpy as np
 
 from dso_nas.architecture.genotype import SHARED, Genotype
 from dso_nas.architecture.pruning import PruneResult, live_connections, prune
+from dso_nas.budgets.latency import measure_genotype
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.reporting.plots import draw_search
@@ -17,6 +18,8 @@ from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_op
 from dso_nas.training.learner import StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.monitor import read_metrics
+
+_REGULARIZER = "regularizer/"
 
 
 class SearchTask(Task):
@@ -32,7 +35,7 @@ class SearchTask(Task):
         self._run = run
         cutout = run.recipe.data.cutout
         self._regularizer = make_regularizer(run.layout, settings.regularization, settings.regularization_rule,
-                                             settings.gamma)
+                                             settings.gamma, settings.gamma_base, self._milliseconds)
         self._batches = {part: run.batches(run.part(part), settings.batch_size, f"search {part}", cutout)
                          for part in (WEIGHTS, LAMBDAS)}
         self._rates = learning_rates(settings, self.steps_per_epoch())
@@ -40,6 +43,12 @@ class SearchTask(Task):
         self.history: List[np.ndarray] = []
         self._lambda_steps = 0
         self._build(Genotype.full(run.spec, run.layout.scope))
+
+    def _milliseconds(self, genotype: Genotype) -> float:
+        """Measured latency of a genotype's network on the first device."""
+        settings = self._settings
+        return measure_genotype(self._run.spec, genotype, self._run.contexts[0], settings.latency_batch,
+                                settings.latency_statistic, settings.latency_spread).value
 
     def _build(self, genotype: Genotype) -> None:
         """Make the supernet of `genotype`, its learner and optimizers, without values yet."""
@@ -64,6 +73,9 @@ class SearchTask(Task):
 
     def train(self, epoch: int, start: int) -> Iterator[Tuple[str, StepResult]]:
         """See Task."""
+        if start == 0:
+            self._regularizer.epoch_begins(self._current())
+            self._apg_nag.set_gamma(self._regularizer.gamma(self._current()))
         ratio = self._settings.ratio
         begun = dict(zip((WEIGHTS, LAMBDAS), taken(start, *ratio)))
         sources = [self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS)]
@@ -143,6 +155,7 @@ class SearchTask(Task):
         """See Task."""
         arrays = self.learner.state()
         arrays.update({f"kept/{name}": value for name, value in self._values.items()})
+        arrays.update({_REGULARIZER + name: value for name, value in self._regularizer.state().items()})
         arrays["history"] = np.stack(self.history) if self.history else np.zeros((0, 0), np.float32)
         meta = {"genotype": self.genotype.to_json(), "lambda_steps": self._lambda_steps, "warnings": self.warnings}
         return arrays, meta
@@ -152,6 +165,8 @@ class SearchTask(Task):
         self._lambda_steps, self.warnings = meta["lambda_steps"], list(meta["warnings"])
         self._values = {name: arrays[f"kept/{name}"] for name in self._values}
         self.history = list(arrays["history"])
+        self._regularizer.load_state({name[len(_REGULARIZER):]: value for name, value in arrays.items()
+                                      if name.startswith(_REGULARIZER)})
         self._build(Genotype.from_json(meta["genotype"], "checkpoint"))
         self.learner.load_state(arrays)
 

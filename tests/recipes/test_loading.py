@@ -49,7 +49,7 @@ def base(tmp_path: Path) -> Path:
 def test_shipped_recipes_load_and_their_resolved_form_is_equal(
     name: str, profile: Any, tmp_path: Path
 ) -> None:
-    if name == "demo" and profile in ("paper", "published"):
+    if name in ("demo", "imagenet-demo") and profile in ("paper", "published"):
         assert "has no profile" in refuse(name, profile)
         return
     recipe = load_recipe(name, profile)
@@ -96,9 +96,11 @@ def test_full_has_adaptive_flops_and_share_has_not() -> None:
     assert load_recipe("cifar10-full", "published").network.packed
 
 
-def test_the_demo_takes_a_gamma_of_the_order_of_one_over_its_lambda_steps() -> None:
-    demo = load_recipe("demo")
-    lambda_steps = demo.search.epochs * 5000 // demo.search.batch_size
+@pytest.mark.parametrize("name", ["demo", "imagenet-demo"])
+def test_a_demo_takes_a_gamma_of_the_order_of_one_over_its_lambda_steps(name: str) -> None:
+    demo = load_recipe(name)
+    weights, lambdas = demo.data.ratio
+    lambda_steps = demo.search.epochs * 10_000 * lambdas // (weights + lambdas) // demo.search.batch_size
     assert 0.5 < demo.search.gamma * lambda_steps < 10
 
 

@@ -103,6 +103,15 @@ def test_target_parameters_choose_the_width() -> None:
         read_section(Recipe, tree)
 
 
+def test_gamma_base_is_of_the_equation() -> None:
+    tree = change("search.gamma_base", 0.1)
+    tree["search"]["regularization"] = "adaptive_latency"
+    assert read_section(Recipe, tree).search.gamma_base == 0.1
+    tree["search"]["regularization_rule"] = "published"
+    with pytest.raises(KeyProblem, match="by the equation"):
+        read_section(Recipe, tree)
+
+
 def test_only_pretraining_may_be_left_out() -> None:
     assert read_section(Recipe, change("pretrain.epochs", 0)).pretrain.epochs == 0
     with pytest.raises(KeyProblem, match="from 1"):

@@ -1,0 +1,117 @@
+"""`python -m benchmarks [--quick]`: measure, print the tables, write benchmarks/results.json."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+
+from benchmarks.cases import CASES, DEPTHS, LIVE, SIZES, WAYS, environment, repetitions
+from benchmarks.tables import tables
+
+RESULTS = Path(__file__).with_name("results.json")
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-2
+
+
+def measure(task: str, allocator: str = "keep", exact: bool = False, **options: Any) -> Dict[str, Any]:
+    """Run one task of `benchmarks.worker` in a fresh process.
+
+    Raises:
+        RuntimeError: it failed; the message is the end of what it wrote.
+    """
+    print(f"{task} {' '.join(str(value) for value in options.values())}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "benchmarks.worker", task, json.dumps(options)]
+    done = subprocess.run(command, env=environment(allocator, exact), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{task} {options}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Euclidean distance relative to the length of `theirs`."""
+    length = np.linalg.norm(theirs)
+    return float(np.linalg.norm(ours - theirs) / length) if length > 1e-6 else float(np.linalg.norm(ours - theirs))
+
+
+def agreement(case: str) -> Dict[str, float]:
+    """How far our outputs and gradients are from the literal graph's, the worst parameter's.
+
+    Raises:
+        RuntimeError: further than the tolerance.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for way in ("plain", "literal"):
+            measure("gradients", case=case, way=way, path=f"{folder}/{way}.npz")
+            with np.load(f"{folder}/{way}.npz") as arrays:
+                found.append(dict(arrays))
+    ours, theirs = found
+    outputs = difference(ours.pop("outputs"), theirs.pop("outputs"))
+    gradients = max(difference(ours[name], theirs[name]) for name in theirs)
+    if outputs > OUTPUT_TOLERANCE or gradients > GRADIENT_TOLERANCE:
+        raise RuntimeError(f"{case}: outputs differ by {outputs:.1e}, gradients by {gradients:.1e}")
+    return {"outputs": outputs, "gradients": gradients}
+
+
+def compare(case: str, quick: bool) -> Dict[str, Any]:
+    """One size: agreement, and every way's speed and memory."""
+    result: Dict[str, Any] = {"title": CASES[case].title, "batch": CASES[case].batch, "agreement": agreement(case)}
+    for way in WAYS:
+        # The literal graph is run as published: the C library's allocator is left as it is.
+        allocator = "default" if way == "literal" else "keep"
+        result[way] = {
+            **measure("speed", allocator, case=case, way=way, repetitions=repetitions(case, way, quick)),
+            **{"peak_mb": measure("memory", exact=True, case=case, way=way)["peak_mb"]},
+            **(measure("planned", case=case, way=way) if way != "mirrored" else {}),
+        }
+    for way in () if case in ("block", "imagenet") else ("literal", "plain"):
+        allocator = "keep" if way == "literal" else "default"
+        result[f"{way}, {allocator} allocator"] = measure(
+            "speed", allocator, case=case, way=way, repetitions=repetitions(case, way, True))
+    return result
+
+
+def machine() -> Dict[str, Any]:
+    """Where and with what the numbers were taken."""
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.processor())
+    versions = {name: metadata.version(name) for name in ("mxnet", "numpy")}
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+            **versions, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "load_before": os.getloadavg()[0]}
+
+
+def run(sizes: List[str], quick: bool) -> Dict[str, Any]:
+    """Everything, as it is written to `results.json`."""
+    results: Dict[str, Any] = {"machine": machine(), "limits": measure("limits", case="block")}
+    results["sizes"] = {case: compare(case, quick) for case in sizes}
+    results["live"] = {percent: measure("live", case="demo" if quick else "cifar", percent=percent, repetitions=3)
+                       for percent in LIVE}
+    results["depth"] = {blocks: {way: measure("memory", exact=True, case=f"depth{blocks}", way=way)
+                                 for way in ("plain", "mirrored")} for blocks in DEPTHS}
+    return results
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the two small sizes, one repetition, nothing written")
+    arguments = parser.parse_args()
+    results = run(["block", "demo"] if arguments.quick else list(SIZES), arguments.quick)
+    print(tables(results))
+    if not arguments.quick:
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The networks that are measured, and the ways in which they are run."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, NamedTuple, Tuple
+
+from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+
+FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
+LIVE = (100, 50, 25, 10)
+DEPTHS = (3, 6, 12)
+
+
+class Case(NamedTuple):
+    """A supernet and the batch it is measured with."""
+
+    title: str
+    levels: int
+    stem: str
+    blocks: Tuple[int, ...]
+    widths: Tuple[int, ...]
+    classes: int
+    side: int
+    batch: int
+
+    def layout(self) -> LambdaLayout:
+        """The supernet's lambdas and shape, scope 'share'."""
+        topology = BlockTopology(self.levels, FOUR)
+        shape = (3, self.side, self.side)
+        return LambdaLayout(NetworkSpec(topology, self.stem, self.blocks, self.widths, self.classes, shape), "share")
+
+
+def depth_case(blocks: int) -> Case:
+    """A chain of equal blocks, 32 wide on 16x16 maps."""
+    return Case(f"{blocks} blocks", 4, "cifar", (blocks,), (32,), 10, 16, 32)
+
+
+CASES: Dict[str, Case] = {
+    "block": Case("one block, width 16, 32x32", 4, "cifar", (1,), (16,), 10, 32, 64),
+    "demo": Case("the demo's", 3, "cifar", (1, 1, 1), (8, 16, 32), 10, 32, 64),
+    "cifar": Case("the paper's, CIFAR", 4, "cifar", (8, 8, 8), (48, 96, 192), 10, 32, 4),
+    "imagenet": Case("the paper's, ImageNet", 4, "imagenet", (2, 2, 13, 6), (28, 56, 112, 224), 1000, 224, 2),
+    **{f"depth{blocks}": depth_case(blocks) for blocks in DEPTHS},
+}
+
+# How a network is run, and the allocator it is run with: the literal graph as it was published, ours as we train.
+WAYS = ("literal", "plain", "mirrored")
+SIZES = ("block", "demo", "cifar", "imagenet")
+
+
+def environment(allocator: str, exact: bool) -> Dict[str, str]:
+    """Variables of a measuring process; `exact` makes memory go back at once, so that resident is what is in use."""
+    variables = {**os.environ, "DSO_NAS_MALLOC": "default" if exact else allocator}
+    if exact:
+        variables.update(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536")
+    return variables
+
+
+def repetitions(case: str, way: str, quick: bool) -> int:
+    """Timed steps of each kind: fewer where one takes long."""
+    slow = case in ("cifar", "imagenet")
+    if quick:
+        return 1
+    return {"literal": 1}.get(way, 4) if slow else 7
+

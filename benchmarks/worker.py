@@ -1,0 +1,204 @@
+"""One configuration in a process of its own: `python -m benchmarks.worker TASK JSON` prints one line of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import dso_nas  # noqa: F401  (before MXNet)
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
+
+from benchmarks.cases import CASES, Case
+from benchmarks.literal import LiteralNet
+from dso_nas.architecture.genotype import SHARED, Genotype
+from dso_nas.architecture.sampling import random_genotype
+from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.supernet import SuperNet
+from dso_nas.optimizers import apg_nag  # noqa: F401  (registers the optimizer)
+from dso_nas.training.learner import Learner
+from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.memory import block_groups, forward_backward
+
+KINDS = ("weights", "lambdas")
+Step = Callable[[str], Any]
+
+
+def fill(network: Any) -> None:
+    """Values that depend on a parameter's name alone: the same in every network that has it."""
+    network.initialize(PublishedInitializer())
+    for name, parameter in network.collect_params().items():
+        if name.endswith("weight") or name in network.lambdas:
+            random = np.random.default_rng(list(name.encode()))
+            spread = random.uniform(0.5, 1, parameter.shape) if name in network.lambdas else random.normal(
+                0, np.sqrt(2 / np.prod(parameter.shape[1:])), parameter.shape)
+            parameter.set_data(mx.nd.array(spread))
+
+
+def images(case: Case) -> List[np.ndarray]:
+    """A batch (B, 3, H, W) of noise and labels (B,)."""
+    random = np.random.default_rng(0)
+    data = random.normal(size=(case.batch, 3, case.side, case.side)).astype(np.float32)
+    return [data, random.integers(0, case.classes, case.batch).astype(np.float32)]
+
+
+def optimizer(kind: str) -> mx.optimizer.Optimizer:
+    """As in the search."""
+    options = {"gamma": 1e-3} if kind == "lambdas" else {"wd": 3e-4}
+    return mx.optimizer.create("apgnag", learning_rate=0.01, momentum=0.9, clip_gradient=2.0, **options)
+
+
+def parameters_of(network: Any, kind: str) -> List[Any]:
+    """The weights, or the lambdas."""
+    return [p for name, p in network.collect_params().items() if (name in network.lambdas) == (kind == "lambdas")]
+
+
+def literal_step(network: Any, data: np.ndarray, labels: np.ndarray) -> Step:
+    """As the published code steps: every gradient is computed, and those of one kind are used."""
+    trained = {kind: [p for p in parameters_of(network, kind) if p.grad_req != "null"] for kind in KINDS}
+    trainers = {kind: gluon.Trainer(trained[kind], optimizer(kind), kvstore=None) for kind in KINDS}
+    x, y = mx.nd.array(data), mx.nd.array(labels)
+
+    def step(kind: str) -> None:
+        forward_backward(network, x, y, ClassificationLoss())
+        trainers[kind].step(len(data), ignore_stale_grad=True)
+
+    return step
+
+
+def our_step(network: Any, data: np.ndarray, labels: np.ndarray, mirrored: bool) -> Step:
+    """As the stages step."""
+    groups = block_groups(len(network.segments)) if mirrored else None
+    learner = Learner(network, [mx.cpu()], ClassificationLoss(), None, groups)
+    for kind in KINDS:
+        learner.add_group(kind, parameters_of(network, kind), optimizer(kind))
+    return lambda kind: learner.step(kind, data, labels, 0.01)
+
+
+def build(case: Case, way: str, genotype: Optional[Genotype] = None) -> Any:
+    """The network of a case with its values, compiled."""
+    network = LiteralNet(case.layout()) if way == "literal" else SuperNet(case.layout(), genotype)
+    fill(network)
+    if way == "literal":
+        network.hybridize()
+    else:
+        network.hybridize_segments()
+    return network
+
+
+def stepper(network: Any, case: Case, way: str) -> Step:
+    """A function that makes one step of a kind."""
+    data, labels = images(case)
+    if way == "literal":
+        return literal_step(network, data, labels)
+    return our_step(network, data, labels, way == "mirrored")
+
+
+def timed(step: Step, kind: str) -> float:
+    """Seconds of one step, to its end."""
+    mx.nd.waitall()
+    start = time.perf_counter()
+    step(kind)
+    mx.nd.waitall()
+    return time.perf_counter() - start
+
+
+def resident(field: str) -> float:
+    """MB that the process has in memory: VmRSS now, VmHWM at most since the mark was set back."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+)", status).group(1)) / 1024
+
+
+def speed(case: str, way: str, repetitions: int) -> Dict[str, Any]:
+    """Median seconds of a weight and of a lambda step, and the processor's."""
+    return medians(stepper(build(CASES[case], way), CASES[case], way), repetitions)
+
+
+def medians(step: Step, repetitions: int) -> Dict[str, Any]:
+    """Medians over `repetitions` steps of each kind, after one that does not count."""
+    result: Dict[str, Any] = {"processor": {}}
+    for kind in KINDS:
+        step(kind)
+        mx.nd.waitall()
+        start = time.process_time()
+        result[kind] = float(np.median([timed(step, kind) for _ in range(repetitions)]))
+        result["processor"][kind] = (time.process_time() - start) / repetitions
+    return result
+
+
+def memory(case: str, way: str) -> Dict[str, Any]:
+    """MB that a weight step needs at its peak beyond what parameters, their gradients and momentum take."""
+    network = build(CASES[case], way)
+    step = stepper(network, CASES[case], way)
+    step("weights")
+    mx.nd.waitall()
+    before = resident("VmRSS")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    seconds = timed(step, "weights")
+    return {"peak_mb": resident("VmHWM") - before, "seconds": seconds}
+
+
+def planned(case: str, way: str) -> Dict[str, Any]:
+    """MB that MXNet's own planner gives the whole graph, forward and backward."""
+    network = build(CASES[case], way)
+    shape = images(CASES[case])[0].shape
+    executor = mx.sym.sum(network(mx.sym.var("data"))).simple_bind(mx.cpu(), data=shape, grad_req="write")
+    return {"planned_mb": int(re.search(r"Total (\d+) MB", executor.debug_str()).group(1))}
+
+
+def gradients(case: str, way: str, path: str) -> Dict[str, Any]:
+    """Write outputs and every gradient of one batch to an .npz file."""
+    network = build(CASES[case], way)
+    data, labels = (mx.nd.array(array) for array in images(CASES[case]))
+    outputs, _ = forward_backward(network, data, labels, ClassificationLoss())
+    arrays = {name: p.grad().asnumpy() for name, p in network.collect_params().items() if p.grad_req != "null"}
+    np.savez(path, outputs=outputs.asnumpy(), **arrays)
+    return {}
+
+
+def genotype_with(case: Case, percent: int) -> Genotype:
+    """Of random genotypes the one whose live connections are nearest to `percent` of all."""
+    spec, random = case.layout().spec, np.random.default_rng(percent)
+    if percent == 100:
+        return Genotype.full(spec, "share")
+    wanted = percent / 100 * spec.topology.num_connections
+    drawn = [random_genotype(spec, "share", density, random) for density in np.linspace(0.1, 0.9, 200)]
+    return min(drawn, key=lambda genotype: abs(genotype.blocks[SHARED].num_connections - wanted))
+
+
+def live(case: str, percent: int, repetitions: int) -> Dict[str, Any]:
+    """Step times with a share of the connections left, and the seconds that the rebuild took."""
+    full, genotype = build(CASES[case], "plain"), genotype_with(CASES[case], percent)
+    start = time.perf_counter()
+    arrays = Learner(full, [mx.cpu()], ClassificationLoss()).state()
+    network = SuperNet(CASES[case].layout(), genotype)
+    network.initialize(PublishedInitializer())
+    network.hybridize_segments()
+    Learner(network, [mx.cpu()], ClassificationLoss()).load_state(arrays)
+    mx.nd.waitall()
+    rebuild = time.perf_counter() - start
+    step = stepper(network, CASES[case], "plain")
+    return {"rebuild": rebuild, "connections": genotype.blocks[SHARED].num_connections, **medians(step, repetitions)}
+
+
+def limits(case: str) -> Dict[str, Any]:
+    """What this machine does: GB a second read and written by a copy, multiply-adds a second of a convolution."""
+    x = mx.nd.ones((64, 96, 64, 64))
+    weight = mx.nd.ones((96, 96, 1, 1))
+    copy = min(timed(lambda _: x.copy(), "") for _ in range(7))
+    conv = min(timed(lambda _: mx.nd.Convolution(x, weight, kernel=(1, 1), num_filter=96, no_bias=True), "")
+               for _ in range(7))
+    return {"bandwidth": 2 * x.size * 4 / copy / 1e9, "multiply_adds": x.size * 96 / conv / 1e9}
+
+
+TASKS = {"speed": speed, "memory": memory, "planned": planned, "gradients": gradients, "live": live, "limits": limits}
+
+if __name__ == "__main__":
+    print(json.dumps(TASKS[sys.argv[1]](**json.loads(sys.argv[2]))))
