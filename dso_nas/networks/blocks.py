@@ -55,20 +55,6 @@ def total(F: Any, terms: Sequence[Any]) -> Any:
     return terms[0] if len(terms) == 1 else F.add_n(*terms)
 
 
-def view(F: Any, x: Any, like: Any, axes: Tuple[int, int], others: Tuple[int, int]) -> Any:
-    """`x` with its axes [axes) shaped as the axes [others) of `like`.
-
-    `reshape` copies on the CPU and the copy is kept for the backward pass; `reshape_like` does not.
-    """
-    return F.reshape_like(x, like, lhs_begin=axes[0], lhs_end=axes[1], rhs_begin=others[0], rhs_end=others[1])
-
-
-def _column(F: Any, x: Any) -> Any:
-    """Something of shape (1, C * H, 1) for `x` (B, C, H, W), whose height is not known where a graph is traced."""
-    corner = F.slice_axis(F.slice_axis(F.BlockGrad(x), axis=0, begin=0, end=1), axis=3, begin=0, end=1)
-    return corner.reshape((0, -3, 0))
-
-
 def _output_name(node: Node) -> str:
     return f"output_{node[0]}_{node[1]}"
 
@@ -146,12 +132,11 @@ class SearchBlock(Block):
         if not self.genotype.outputs:
             return self._shortcut(x)
         rows = self._rows(F, parameters)
-        column = _column(F, x)
-        # stack rather than expand_dims: a static executor does the latter in place, in oneDNN's layout of x, and the
-        # views of it then give wrong gradients.
+        # stack and reshape rather than expand_dims and reshape_like: a static executor does those in place, in oneDNN's
+        # layout of what they view, and gradients come out wrong.
         bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): F.stack(x, axis=1)}
         for level, nodes in self._levels():
-            inputs = dict(zip(nodes, self._inputs(F, x, column, level, nodes, rows, bundles)))
+            inputs = dict(zip(nodes, self._inputs(F, x, level, nodes, rows, bundles)))
             for bundle in self._bundled(nodes):
                 # One ReLU over all of them: only its result is kept for the backward pass.
                 bundles[bundle] = F.relu(F.stack(*[self._operations[node](inputs[node]) for node in bundle], axis=1))
@@ -176,7 +161,7 @@ class SearchBlock(Block):
             rows[key] = kept_entries(F, vector, [bool(kept) for kept in mask[key]])
         return rows
 
-    def _inputs(self, F: Any, x: Any, column: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
+    def _inputs(self, F: Any, x: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
                 bundles: Mapping[Tuple[Node, ...], Any]) -> List[Any]:
         """Inputs of a level's n operations, each (B, C, H, W): lambda matrices times the bundles they read."""
         if level == 1 or not nodes:
@@ -189,7 +174,7 @@ class SearchBlock(Block):
             if read.intersection(bundle):
                 part = columns(F, matrix, [predecessors.index(node) for node in bundle], len(predecessors))
                 # A 1x1 convolution over the bundle's axis: the fastest contraction MXNet has on the CPU.
-                terms.append(F.Convolution(view(F, values, column, (2, 4), (1, 2)),
+                terms.append(F.Convolution(values.reshape((0, 0, -3, 0)),
                                            part.reshape((len(nodes), len(bundle), 1, 1)), kernel=(1, 1),
                                            num_filter=len(nodes), no_bias=True))
         return [F.reshape_like(part, x) for part in split(F, total(F, terms), len(nodes), axis=1)]
@@ -202,14 +187,14 @@ class SearchBlock(Block):
         positions = [self.topology.output_index(node) for node in nodes]
         scales = columns(F, after, positions, self.topology.num_nodes).reshape((-1, 1, 1))
         weights = F.stack(*[parameters[_output_name(node)] for node in nodes], axis=0)
-        weights = view(F, weights, F.zeros((1, channels**2)), (1, 5), (0, 2))
+        weights = weights.reshape((0, 1, -1))
         # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
         parts = split(F, F.batch_dot(scales, weights), len(nodes), axis=0)
-        scaled = {node: F.reshape_like(part, parameters[_output_name(node)]) for node, part in zip(nodes, parts)}
+        scaled = {node: part.reshape((channels, channels, 1, 1)) for node, part in zip(nodes, parts)}
         outputs = []
         for bundle, values in bundles.items():
             if bundle[0] in scaled:
-                side_by_side = view(F, values, F.zeros((len(bundle) * channels,)), (1, 3), (0, 1))
+                side_by_side = values.reshape((0, -3, 0, 0))
                 own = [scaled[node] for node in bundle]
                 outputs.append(self._output(F, side_by_side, own[0] if len(own) == 1 else F.concat(*own, dim=1)))
         return outputs
