@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -159,13 +159,17 @@ def finished_checkpoint(folder: Path, stage: str) -> Checkpoint:
     return checkpoint
 
 
-def learning_rates(settings: Any, steps_per_epoch: int, epochs: Optional[int] = None) -> mx.lr_scheduler.LRScheduler:
+def learning_rates(settings: Any, steps_per_epoch: int, epochs: Optional[int] = None) -> Callable[[int], float]:
     """A stage's schedule over `epochs` (default: its own), called with the number of the step from 1."""
     epochs = max(epochs or settings.epochs, 1)
     schedule = dataclasses.asdict(settings.schedule)
+    last = steps_per_epoch * epochs
     if schedule.get("period", 1) is None:
+        # The schedule's last update of a period has the next one's rate already; here there is no next one.
         schedule["period"] = epochs
-    return make_schedule(schedule, settings.learning_rate, steps_per_epoch, epochs)
+        last -= 1
+    rates = make_schedule(schedule, settings.learning_rate, steps_per_epoch, epochs)
+    return lambda step: rates(min(step, last))
 
 
 def make_optimizer(settings: Any, **options: Any) -> mx.optimizer.Optimizer:
