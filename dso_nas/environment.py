@@ -1,7 +1,7 @@
 """What must hold in a process before MXNet is loaded.
 
-Three things only: the environment variable that keeps gradients right, the C library's allocator told to keep what
-is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is
+The environment variable that keeps gradients right, the one that keeps MXNet's memory plans tight, the C library's
+allocator told to keep what is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is
 for the command line.
 """
 
@@ -19,6 +19,7 @@ from typing import Iterable, Optional, Tuple
 GRADIENT_VARIABLE = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
 GRADIENT_VALUE = 1_000_000
 CUDA_DISTRIBUTION = "mxnet-cu112"
+PLANNER_VARIABLE = "NNVM_EXEC_MATCH_RANGE"
 MALLOC_VARIABLE = "DSO_NAS_MALLOC"
 # glibc's mallopt: one arena, no block by mmap, never give the heap's top back, grow it by 256 MB.
 MALLOC_SETTINGS = ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28))
@@ -44,6 +45,9 @@ def prepare() -> None:
         ImportError: MXNet is loaded already and read an environment under which its gradients are wrong.
     """
     guarantee_gradients()
+    # MXNet puts an array into any freed buffer up to 16 times its size and keeps all of it: in a supernet's block that
+    # pins a quarter more memory than is used. With 1 the sizes must match.
+    os.environ.setdefault(PLANNER_VARIABLE, "1")
     keep_freed_memory()
     if is_installed(CUDA_DISTRIBUTION):
         # The wheel was built against cuDNN 8.1.1 and would warn about the 8.9 that it runs with.

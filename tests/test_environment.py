@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import pytest
 
@@ -107,3 +107,16 @@ def test_glibc_is_told_to_keep_what_is_freed(
     monkeypatch.setenv(environment.MALLOC_VARIABLE, wanted)
     assert environment.keep_freed_memory() is bool(told)
     assert allocator.told == told
+
+
+@pytest.mark.parametrize("before, after", [(None, "1"), ("16", "16")])
+def test_memory_plans_are_tight_unless_asked_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: Optional[str], after: str
+) -> None:
+    monkeypatch.setenv(environment.MALLOC_VARIABLE, "default")
+    monkeypatch.setattr(environment, "CUDA_DISTRIBUTION", "mxnet-of-another-name")
+    monkeypatch.setenv(environment.PLANNER_VARIABLE, before or "")
+    if before is None:
+        monkeypatch.delenv(environment.PLANNER_VARIABLE)
+    environment.prepare()
+    assert environment.os.environ[environment.PLANNER_VARIABLE] == after

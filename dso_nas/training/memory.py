@@ -2,6 +2,7 @@
 
 Memory mirroring (the paper's "GPU memory-saving technique", section 4.1): a group of segments runs once without being
 recorded, only its input is kept, and in the backward pass it runs again, recorded, from the last group to the first.
+Which groups there are is planned in `dso_nas.architecture.memory_plan`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import mxnet as mx
 from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
-Group = Tuple[int, int]
+from dso_nas.architecture.memory_plan import Group, block_groups
+
+__all__ = ["Group", "block_groups", "forward_backward", "mirrored_forward_backward"]
+
 Loss = Callable[[Any, Any], Any]
-
-
-def block_groups(segments: int) -> List[Group]:
-    """Every segment but the head a group of its own: the least memory."""
-    return [(i, i + 1) for i in range(segments - 1)]
 
 
 def forward_backward(network: Any, data: Any, labels: Any, loss: Loss, paths: Optional[Any] = None) -> Tuple[Any, Any]:
@@ -34,14 +33,17 @@ def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, 
                               wanted: Sequence[bool]) -> Tuple[Any, Any]:
     """Keep each group's input only; the same numbers as `forward_backward`.
 
-    `groups` are ranges over the segments without the head, in order; `wanted` says of each segment whether any
+    `groups` are ranges over the segments from the first on, in order; what is behind the last one (the head at least) is
+    kept and runs once. `wanted` says of each segment whether any
     parameter of it gets a gradient: groups before the first such one are not run again. A parameter that several groups
     read must add its gradients up (`grad_req='add'`). Segments must not draw random numbers.
     """
-    segments = network.segments
+    if not groups:
+        return forward_backward(network, data, labels, loss)
+    segments, mirrored = network.segments, groups[-1][1]
     inputs: List[Any] = []
     x = data
-    saved = _gpu_statistics(segments[:-1], data.context)
+    saved = _gpu_statistics(segments[:mirrored], data.context)
     with autograd.train_mode():
         for start, stop in groups:
             inputs.append(x)
@@ -51,7 +53,7 @@ def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, 
     x = x.detach()
     x.attach_grad()
     with autograd.record():
-        outputs = segments[-1](x)
+        outputs = _run(segments[mirrored:], x)
         losses = loss(outputs, labels)
     losses.backward()
     _backward_through(segments, groups, inputs, x.grad, list(wanted).index(True))

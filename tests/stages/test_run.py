@@ -24,11 +24,11 @@ def test_a_cosine_with_a_period_does():
 
 
 def test_a_split_of_another_recipe_is_refused(make_run):
-    make_run().split
+    assert make_run().split
     with pytest.raises(UserError, match="split.json.*data.split_seed"):
-        make_run("data.split_seed=7").split
+        assert make_run("data.split_seed=7").split
 
 
 def test_too_few_classes(make_run):
     with pytest.raises(UserError, match="network.classes"):
-        make_run("network.classes=3").spec
+        assert make_run("network.classes=3").spec

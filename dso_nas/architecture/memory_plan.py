@@ -1,0 +1,144 @@
+"""How much memory a training step of a supernet takes on one device, and which activations to keep within a limit.
+
+Sizes are counted from shapes: 4 bytes a number, 1 MB = 2**20 bytes. Memory mirroring (paper, section 4.1) runs a group of
+segments without keeping what is inside, and again in the backward pass; what is not in a group is kept and runs once.
+MXNet's workspaces and its own 150 MB or so are not counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import List, Optional, Sequence, Tuple
+
+from dso_nas.architecture.cost import network_cost
+from dso_nas.architecture.genotype import BlockGenotype, Genotype
+from dso_nas.architecture.topology import NetworkSpec, Unit
+from dso_nas.errors import UserError
+
+Group = Tuple[int, int]
+MB = 2**20
+_BYTES = 4
+# Gradients of a level that is not the last, of the block's input, of an operation's input and output.
+_IN_FLIGHT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Numbers for one image: a segment's input, all it keeps for its backward pass, gradients in flight there."""
+
+    input: int
+    kept: int
+    gradients: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """What is mirrored and what it takes.
+
+    `groups` are ranges over the network's segments (stem, units, head), None where nothing is mirrored; `activations`
+    and `parameters` (values, gradients and momentum) are bytes.
+    """
+
+    groups: Optional[Tuple[Group, ...]]
+    activations: int
+    parameters: int
+
+    @property
+    def total_mb(self) -> float:
+        """Activations and parameters in MB."""
+        return (self.activations + self.parameters) / MB
+
+
+def block_groups(segments: int) -> List[Group]:
+    """Every segment but the head a group of its own: the least memory."""
+    return [(i, i + 1) for i in range(segments - 1)]
+
+
+def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
+                limit_mb: Optional[float] = None) -> MemoryPlan:
+    """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto').
+
+    'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
+
+    Raises:
+        UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
+    """
+    segments = network_segments(spec, genotype)
+    parameters = 3 * _BYTES * network_cost(spec, genotype).total.parameters
+    everything = block_groups(len(segments))
+    if mirroring == "none":
+        return MemoryPlan(None, _bytes(segments, [], batch), parameters)
+    if mirroring == "block":
+        return MemoryPlan(tuple(everything), _bytes(segments, everything, batch), parameters)
+    for mirrored in range(len(segments)):
+        plan = MemoryPlan(tuple(everything[:mirrored]), _bytes(segments, everything[:mirrored], batch), parameters)
+        if plan.total_mb <= (limit_mb or 0):
+            return plan
+    least = MemoryPlan(None, min(_bytes(segments, everything[:n], batch) for n in range(len(segments))), parameters)
+    raise UserError(f"memory.limit_mb: {limit_mb} is too little, {batch} images on a device take at least "
+                    f"{least.total_mb:.0f} MB; raise it or lower the batch size")
+
+
+def plan_groups(spec: NetworkSpec, genotype: Optional[Genotype], batch: int,
+                limit_mb: float) -> Tuple[List[Group], int]:
+    """Groups of the 'auto' plan and its bytes. See `plan_memory`."""
+    plan = plan_memory(spec, genotype, batch, "auto", limit_mb)
+    return list(plan.groups or ()), plan.activations + plan.parameters
+
+
+def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None) -> List[Segment]:
+    """Stem, units and head in forward order; the completely connected network without a genotype.
+
+    Raises:
+        GenotypeError: the genotype does not fit the network.
+    """
+    genotype = genotype or Genotype.full(spec, "share")
+    genotype.check_fits(spec)
+    segments = [_stem(spec)]
+    for unit in spec.units():
+        if unit.kind == "block":
+            segments.append(_block(spec, unit, genotype.block(unit)))
+        else:
+            segments.append(_reduction(spec, unit, len(genotype.reduction(unit))))
+    last = _map(spec, spec.stages, spec.widths[-1])
+    return segments + [Segment(last, 2 * last, 2 * last)]
+
+
+def _map(spec: NetworkSpec, stage: int, channels: int) -> int:
+    height, width = spec.stage_size(stage)
+    return channels * height * width
+
+
+def _stem(spec: NetworkSpec) -> Segment:
+    channels, height, width = spec.image_shape
+    first = spec.stem_widths[0] * -(-height // spec.stem_stride) * -(-width // spec.stem_stride)
+    kept = 2 * first + (2 * _map(spec, 1, spec.stem_widths[-1]) if len(spec.stem_widths) > 1 else 0)
+    return Segment(channels * height * width, kept, 2 * first)
+
+
+def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype) -> Segment:
+    """Every operation keeps the input and the output of its BatchNorm and ReLU, from level 2 on its own input too."""
+    size = _map(spec, unit.stage, unit.channels)
+    shortcut = 2 if unit.first else 0
+    if block.is_empty:
+        return Segment(size, shortcut * size, size)
+    own = {"sep_conv": 1, "max_pool": 1, "avg_pool": 0}
+    maps = sum(2 + own[spec.topology.operation(node).kind] + (node[0] > 1) for node in block.live_nodes)
+    last = max(node[0] for node in block.live_nodes)
+    gradients = sum(node[0] < last for node in block.live_nodes) + _IN_FLIGHT
+    return Segment(size, (maps + 2 + shortcut) * size, gradients * size)
+
+
+def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
+    """A branch keeps the input and the output of its BatchNorm and ReLU, and its place among the stacked ones, twice."""
+    size = _map(spec, unit.stage + 1, unit.channels)
+    return Segment(_map(spec, unit.stage, unit.in_channels), (4 * branches + 1) * size, 3 * size)
+
+
+def _bytes(segments: Sequence[Segment], groups: Sequence[Group], batch: int) -> int:
+    """Peak of a step: the groups' inputs, and the larger of what is kept behind them and the largest group."""
+    mirrored = groups[-1][1] if groups else 0
+    inputs = sum(segments[start].input for start, _ in groups)
+    parts = [segments[start:stop] for start, stop in groups] + [segments[mirrored:]]
+    largest = max(sum(s.kept for s in part) + max(s.gradients for s in part) for part in parts)
+    return _BYTES * batch * (inputs + largest)

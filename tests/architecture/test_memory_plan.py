@@ -1,0 +1,61 @@
+"""Planned memory: the paper's size, the limit, and the trade that 'auto' makes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.memory_plan import MB, block_groups, network_segments, plan_groups, plan_memory
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.errors import UserError
+
+FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
+PAPER = NetworkSpec(BlockTopology(4, FOUR), "cifar", (8, 8, 8), (48, 96, 192), 10, (3, 32, 32))
+
+
+def test_the_papers_supernet_at_batch_64_takes_at_most_1300_mb() -> None:
+    assert plan_memory(PAPER, None, 64, "block").total_mb * MB <= 1.3e9
+
+
+def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_a_block() -> None:
+    def planned(blocks: int, mirroring: str) -> float:
+        spec = NetworkSpec(BlockTopology(4, FOUR), "cifar", (blocks,), (32,), 10, (3, 16, 16))
+        return plan_memory(spec, None, 32, mirroring).activations / MB
+
+    assert planned(12, "block") <= planned(12, "none") / 4
+    assert planned(12, "block") - planned(6, "block") == 6 * 32 * 32 * 16 * 16 * 4 / MB
+
+
+@pytest.mark.parametrize("limit", [1200, 2000, 5000])
+def test_auto_keeps_within_its_limit_and_mirrors_no_more_than_it_must(limit: int) -> None:
+    groups, planned = plan_groups(PAPER, None, 64, limit)
+    assert planned <= limit * MB
+    assert groups == block_groups(len(network_segments(PAPER)))[:len(groups)]
+    tighter = plan_groups(PAPER, None, 64, planned / MB - 1)[0] if limit > 1200 else groups
+    assert len(tighter) >= len(groups)
+
+
+def test_with_room_enough_nothing_is_mirrored() -> None:
+    groups, planned = plan_groups(PAPER, None, 1, 1e6)
+    assert groups == []
+    plain = plan_memory(PAPER, None, 1, "none")
+    assert planned == plain.activations + plain.parameters
+    assert plain.groups is None
+
+
+def test_a_limit_that_nothing_keeps_is_refused() -> None:
+    with pytest.raises(UserError, match=r"memory\.limit_mb: 100 is too little, 64 images on a device take at least \d+ MB"):
+        plan_memory(PAPER, None, 64, "auto", 100)
+
+
+def test_a_pruned_network_takes_less() -> None:
+    spec = dataclasses.replace(PAPER, blocks=(1, 1, 1))
+    full = Genotype.full(spec, "share")
+    shared = full.blocks["shared"]
+    level1 = tuple(node for node in shared.outputs if node[0] == 1)
+    pruned = dataclasses.replace(full, blocks={"shared": dataclasses.replace(shared, connections={}, outputs=level1)})
+    empty = dataclasses.replace(full, blocks={"shared": dataclasses.replace(shared, connections={}, outputs=())})
+    sizes = [plan_memory(spec, genotype, 8, "none").activations for genotype in (full, pruned, empty)]
+    assert sizes[0] > 3 * sizes[1] > 3 * sizes[2] > 0
