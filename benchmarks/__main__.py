@@ -23,7 +23,7 @@ RESULTS = Path(__file__).with_name("results.json")
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-2
 
 
-def measure(task: str, allocator: str = "keep", exact: bool = False, **options: Any) -> Dict[str, Any]:
+def measure(task: str, published: bool = False, exact: bool = False, **options: Any) -> Dict[str, Any]:
     """Run one task of `benchmarks.worker` in a fresh process.
 
     Raises:
@@ -31,7 +31,7 @@ def measure(task: str, allocator: str = "keep", exact: bool = False, **options: 
     """
     print(f"{task} {' '.join(str(value) for value in options.values())}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.worker", task, json.dumps(options)]
-    done = subprocess.run(command, env=environment(allocator, exact), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(published, exact), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{task} {options}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -67,17 +67,16 @@ def compare(case: str, quick: bool) -> Dict[str, Any]:
     """One size: agreement, and every way's speed and memory."""
     result: Dict[str, Any] = {"title": CASES[case].title, "batch": CASES[case].batch, "agreement": agreement(case)}
     for way in WAYS:
-        # The literal graph is run as published: the C library's allocator is left as it is.
-        allocator = "default" if way == "literal" else "keep"
+        # The literal graph is run as published, in a process whose settings are left as they are.
+        published = way == "literal"
         result[way] = {
-            **measure("speed", allocator, case=case, way=way, repetitions=repetitions(case, way, quick)),
-            **{"peak_mb": measure("memory", exact=True, case=case, way=way)["peak_mb"]},
-            **(measure("planned", case=case, way=way) if way != "mirrored" else {}),
+            **measure("speed", published, case=case, way=way, repetitions=repetitions(case, way, quick)),
+            **{"peak_mb": measure("memory", published, True, case=case, way=way)["peak_mb"]},
+            **(measure("planned", published, case=case, way=way) if way != "mirrored" else {}),
         }
     for way in () if case in ("block", "imagenet") else ("literal", "plain"):
-        allocator = "keep" if way == "literal" else "default"
-        result[f"{way}, {allocator} allocator"] = measure(
-            "speed", allocator, case=case, way=way, repetitions=repetitions(case, way, True))
+        name = "literal, our settings" if way == "literal" else "plain, default settings"
+        result[name] = measure("speed", way == "plain", case=case, way=way, repetitions=repetitions(case, way, quick))
     return result
 
 

@@ -50,9 +50,13 @@ WAYS = ("literal", "plain", "mirrored")
 SIZES = ("block", "demo", "cifar", "imagenet")
 
 
-def environment(allocator: str, exact: bool) -> Dict[str, str]:
-    """Variables of a measuring process; `exact` makes memory go back at once, so that resident is what is in use."""
-    variables = {**os.environ, "DSO_NAS_MALLOC": "default" if exact else allocator}
+def environment(published: bool, exact: bool) -> Dict[str, str]:
+    """Variables of a measuring process: `published` leaves allocator and memory planner as MXNet finds them.
+
+    `exact` makes memory go back to the system at once, so that what is resident is what is in use.
+    """
+    variables = {**os.environ, "DSO_NAS_MALLOC": "default" if published or exact else "keep",
+                 "NNVM_EXEC_MATCH_RANGE": "16" if published else "1"}
     if exact:
         variables.update(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536")
     return variables
