@@ -42,7 +42,7 @@ else
 endif
 
 demo: $(INSTALLED)
-	$(RUN) train_cifar.py all --recipe demo --work-dir runs/demo
+	$(RUN) train_cifar.py all --recipe demo --work-dir runs/demo --resume
 
 # One thread a worker: two workers that each take both cores are slower than one.
 test: $(INSTALLED)
