@@ -1,7 +1,7 @@
 """The supernet as the published code has it, connection by connection: what ours is measured against.
 
-Every connection is a multiplication by its lambda, an operation's input a sum of them, and every operation has an output
-convolution of its own. Parameters, and so names and shapes, are those of `dso_nas.networks.supernet.SuperNet`.
+Every connection is a multiplication by its lambda, an operation's input a sum of them, and every operation has an
+output convolution of its own. Parameters, and so names and shapes, are those of `dso_nas.networks.supernet.SuperNet`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LiteralBlock(SearchBlock):
     def hybrid_forward(self, F: Any, x: Any, **parameters: Any) -> Any:
         """(B, C, H, W) -> (B, C, H, W)."""
         hidden: Dict[Node, Any] = {INPUT: x}
-        for level, nodes in self._levels():
+        for _level, nodes in self._levels():
             new = {node: self._operate(F, node, self._input(F, node, hidden, parameters)) for node in nodes}
             hidden.update(new)
         after = parameters[self._lambda_names[AFTER]]

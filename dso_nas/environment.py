@@ -1,8 +1,8 @@
 """What must hold in a process before MXNet is loaded.
 
-The environment variable that keeps gradients right, the one that keeps MXNet's memory plans tight, the C library's
-allocator told to keep what is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is
-for the command line.
+The environment variables that keep gradients right and memory plans tight, the C library's allocator told to keep what
+is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is for
+the command line.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
@@ -19,6 +20,7 @@ from dso_nas.networks.network import Network
 from dso_nas.networks.supernet import SuperNet
 from symbols.naming import trace
 
+_SECOND_LEVEL = re.compile(r"lambda_(?:stage\d+_unit\d+_)?layer_2_\d+$")
 OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 UNITS = {"cifar": (9, 9, 9), "imagenet": (3, 3, 14, 7)}
 SEARCH_FILTERS = {"cifar": 48, "imagenet": 28}
@@ -160,21 +162,28 @@ def _network(spec: NetworkSpec, kind: str, name: str, load_param: Optional[Mappi
     if kind == "evaluation":
         if load_param is None:
             raise UserError(f"load_param: {name} needs the lambdas of a search")
-        return _evaluation_network(spec, *_loaded(spec, load_param))
+        return _evaluation_network(*_loaded(spec, load_param))
     layout = LambdaLayout(spec, "share" if kind == "share" else "full", packed=kind == "packed")
     if load_param is None:
         return SuperNet(layout)
     return SuperNet(layout, pruned_genotype(layout, lambdas_of(load_param)))
 
 
+def reach_of(shapes: Mapping[str, Tuple[int, ...]]) -> str:
+    """The lambdas' reach: a second-level lambda without the block's input has one entry an operation."""
+    sizes = {int(np.prod(shape)) for name, shape in shapes.items() if _SECOND_LEVEL.match(name)}
+    return "previous" if sizes == {len(OPERATIONS)} else "all"
+
+
 def _loaded(spec: NetworkSpec, load_param: Mapping[str, Any]) -> Tuple[LambdaLayout, Dict[str, np.ndarray]]:
     lambdas = lambdas_of(load_param)
-    return find_layout(spec, list(lambdas)), lambdas
+    reach = reach_of({name: value.shape for name, value in lambdas.items()})
+    topology = dataclasses.replace(spec.topology, reach=reach)
+    return find_layout(dataclasses.replace(spec, topology=topology), list(lambdas)), lambdas
 
 
-def _evaluation_network(
-    spec: NetworkSpec, layout: LambdaLayout, lambdas: Mapping[str, Any]
-) -> DerivedNetwork:
+def _evaluation_network(layout: LambdaLayout, lambdas: Mapping[str, Any]) -> DerivedNetwork:
+    spec = layout.spec
     cifar = spec.stem == "cifar"
     return DerivedNetwork(
         spec, pruned_genotype(layout, lambdas), dropout=DROPOUT if cifar else 0.0, auxiliary=cifar

@@ -11,7 +11,7 @@ from dso_nas.architecture.genotype import SHARED, BlockGenotype, Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology, NetworkSpec, Node, Unit
 from dso_nas.errors import UserError
-from symbols.networks import OPERATIONS
+from symbols.networks import OPERATIONS, reach_of
 
 Shapes = Mapping[str, Tuple[int, ...]]
 
@@ -41,7 +41,7 @@ def infer_spec(
     )
     side = image_size or IMAGE_SIZE[stem]
     image_shape = (_shape(shapes, "conv0_weight", where)[1], side, side)
-    topology = topology or BlockTopology(_levels(shapes, where), OPERATIONS)
+    topology = topology or BlockTopology(_levels(shapes, where), OPERATIONS, reach_of(shapes))
     return NetworkSpec(topology, stem, blocks, widths, _shape(shapes, "fc1_weight", where)[0], image_shape)
 
 

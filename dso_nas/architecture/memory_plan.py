@@ -1,7 +1,7 @@
 """How much memory a training step of a supernet takes on one device, and which activations to keep within a limit.
 
-Sizes are counted from shapes: 4 bytes a number, 1 MB = 2**20 bytes. Memory mirroring (paper, section 4.1) runs a group of
-segments without keeping what is inside, and again in the backward pass; what is not in a group is kept and runs once.
+Sizes are counted from shapes: 4 bytes a number, 1 MB = 2**20 bytes. Memory mirroring (paper, section 4.1) runs a group
+of segments without keeping what is inside, and again in the backward pass; what is in no group is kept and runs once.
 MXNet's workspaces and its own 150 MB or so are not counted.
 """
 
@@ -130,7 +130,7 @@ def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype) -> Segment:
 
 
 def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
-    """A branch keeps the input and the output of its BatchNorm and ReLU, and its place among the stacked ones, twice."""
+    """A branch keeps what goes into and comes out of its BatchNorm and ReLU, and its place in the stack, twice."""
     size = _map(spec, unit.stage + 1, unit.channels)
     return Segment(_map(spec, unit.stage, unit.in_channels), (4 * branches + 1) * size, 3 * size)
 

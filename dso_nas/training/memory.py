@@ -33,10 +33,10 @@ def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, 
                               wanted: Sequence[bool]) -> Tuple[Any, Any]:
     """Keep each group's input only; the same numbers as `forward_backward`.
 
-    `groups` are ranges over the segments from the first on, in order; what is behind the last one (the head at least) is
-    kept and runs once. `wanted` says of each segment whether any
-    parameter of it gets a gradient: groups before the first such one are not run again. A parameter that several groups
-    read must add its gradients up (`grad_req='add'`). Segments must not draw random numbers.
+    `groups` are ranges over the segments from the first on, in order; what is behind the last one (the head at least)
+    is kept and runs once. `wanted` says of each segment whether any parameter of it gets a gradient: groups before the
+    first such one are not run again. A parameter that several groups read must add its gradients up
+    (`grad_req='add'`). Segments must not draw random numbers.
     """
     if not groups:
         return forward_backward(network, data, labels, loss)

@@ -28,7 +28,8 @@ def test_outputs_and_gradients_agree():
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in their_gradients.items():
-        np.testing.assert_allclose(our_gradients[name], gradient, atol=1e-2 * np.abs(gradient).max() + 1e-6, err_msg=name)
+        limit = 1e-2 * np.abs(gradient).max() + 1e-6
+        np.testing.assert_allclose(our_gradients[name], gradient, atol=limit, err_msg=name)
 
 
 def test_every_way_steps_both_kinds():

@@ -147,6 +147,7 @@ def test_a_reduction_scales_what_it_keeps(kept):
     block = ReductionBlock(unit, kept, scales)
     block.initialize(mx.init.Uniform(0.5))
     scales.set_data(mx.nd.array([[2.0, 3.0]]))
-    wanted = sum({"conv1x1": 2.0, "conv3x3": 3.0}[name] * branch(images()) for name, branch in zip(kept, block._branches))
+    factors = {"conv1x1": 2.0, "conv3x3": 3.0}
+    wanted = sum(factors[name] * branch(images()) for name, branch in zip(kept, block._branches))
     assert block(images()).shape == (2, 6, 3, 3)
     np.testing.assert_allclose(block(images()).asnumpy(), wanted.asnumpy(), rtol=1e-5, atol=1e-6)
