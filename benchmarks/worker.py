@@ -14,7 +14,6 @@ import mxnet as mx
 import numpy as np
 from mxnet import gluon
 
-import dso_nas  # noqa: F401  (before MXNet)
 from benchmarks.cases import CASES, Case
 from benchmarks.literal import LiteralNet
 from dso_nas.architecture.genotype import SHARED, Genotype
