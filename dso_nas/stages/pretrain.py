@@ -23,7 +23,7 @@ class PretrainTask(Task):
         self._batches = run.batches(run.part("weights"), settings.batch_size, "pretrain", run.recipe.data.cutout)
         self._rates = learning_rates(settings, len(self._batches))
         network = run.supernet()
-        self._learner = run.supernet_learner(network)
+        self._learner = run.supernet_learner(network, settings.batch_size)
         self._learner.add_group("weights", weights_of(network), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.memory_plan import plan_memory
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.augmentation import Augmentation
@@ -27,7 +28,6 @@ from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import Learner
 from dso_nas.training.loop import Loop, Task
 from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import block_groups
 from dso_nas.training.monitor import Monitor
 from dso_nas.training.workfolder import WorkFolder
 
@@ -120,10 +120,16 @@ class Run:
         network.hybridize_segments()
         return network
 
-    def supernet_learner(self, network: SuperNet) -> Learner:
-        """A learner of `network` with the recipe's memory mirroring."""
-        groups = None if self.recipe.memory.mirroring == "none" else block_groups(len(network.segments))
-        return Learner(network, self.contexts, ClassificationLoss(), self.kvstore, groups)
+    def supernet_learner(self, network: SuperNet, batch_size: int) -> Learner:
+        """A learner of `network` with the recipe's memory mirroring, for steps of `batch_size` images.
+
+        Raises:
+            UserError: memory.limit_mb is too little.
+        """
+        images = -(-batch_size // len(self.contexts))
+        memory = self.recipe.memory
+        plan = plan_memory(self.spec, network.genotype, images, memory.mirroring, memory.limit_mb)
+        return Learner(network, self.contexts, ClassificationLoss(), self.kvstore, plan.groups)
 
     def train(self, task: Task, folder: Path) -> None:
         """Run a task in its folder, from its last checkpoint with --resume.

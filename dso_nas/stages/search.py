@@ -55,7 +55,7 @@ class SearchTask(Task):
         run, settings = self._run, self._settings
         self.genotype = genotype
         self.network = run.supernet(genotype)
-        self.learner = run.supernet_learner(self.network)
+        self.learner = run.supernet_learner(self.network, settings.batch_size)
         self.learner.add_group(WEIGHTS, weights_of(self.network), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay))
         self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,

@@ -7,6 +7,7 @@ from typing import List
 
 from dso_nas.architecture.cost import Conventions, Cost, network_cost
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.memory_plan import plan_memory
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.tables import markdown_table
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="any recipe key; network.image_size and network.classes say what data would")
     parser.add_argument("--genotype", metavar="FILE", help="count this architecture instead of all connections")
     parser.add_argument("--width", type=float, default=1.0, metavar="X", help="multiply all widths (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that share a batch (default: 1)")
     parser.add_argument("--batch-norm", action="store_true", help="count BatchNorm's scales and shifts")
     parser.add_argument("--bias", action="store_true", help="count biases")
     parser.add_argument("--aux-head", action="store_true", help="count the auxiliary head")
@@ -33,7 +35,17 @@ def run(options: argparse.Namespace) -> None:
     conventions = Conventions(options.batch_norm, options.bias, options.aux_head)
     table = network_cost(spec, genotype, conventions)
     rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
+    if options.genotype is None:
+        _print_memory(load_recipe(options.recipe, None, options.overrides), spec, options.devices)
     print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
+
+
+def _print_memory(recipe: Recipe, spec: NetworkSpec, devices: int) -> None:
+    """The planned memory of pre-training, per device."""
+    images = -(-recipe.pretrain.batch_size // devices)
+    plan = plan_memory(spec, None, images, recipe.memory.mirroring, recipe.memory.limit_mb)
+    print(f"planned memory per device: {plan.total_mb:,.0f} MB for {images} images, memory.mirroring "
+          f"{recipe.memory.mirroring}\n")
 
 
 def recipe_spec(recipe: Recipe) -> NetworkSpec:

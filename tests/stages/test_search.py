@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.memory_plan import plan_memory
 from dso_nas.errors import UserError
 from dso_nas.stages.search import SearchTask, search
 
@@ -97,6 +98,26 @@ def test_two_devices_prune_alike(make_run):
     for parameter in task.network.lambdas.values():
         first, second = (copy.asnumpy() for copy in parameter.list_data())
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_memory_limit_chooses_what_is_mirrored(make_run, share):
+    spec = make_run().spec
+    most, least = (plan_memory(spec, None, 50, mirroring).total_mb for mirroring in ("none", "block"))
+    limit = least + share * (most - least) + 0.01
+    automatic, kept = ("memory.mirroring=auto", f"memory.limit_mb={limit}"), ("memory.mirroring=none",)
+    states = []
+    for name, overrides in (("one", automatic), ("two", kept)):
+        task = SearchTask(make_run(*overrides, name=name))
+        run_epoch(task)
+        states.append(task.learner.state())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(value, states[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_memory_limit_that_is_too_small_is_said(make_run):
+    with pytest.raises(UserError, match="memory.limit_mb"):
+        SearchTask(make_run("memory.mirroring=auto", "memory.limit_mb=0.001"))
 
 
 def test_pretraining_comes_first(make_run):
