@@ -95,7 +95,8 @@ def test_operations_given_up_since_the_last_rebuild_are_kept(literal, tmp_path):
 
 def test_connections_of_a_derived_network_are_read_from_its_graph(literal, tmp_path):
     prefix = str(tmp_path / "derived")
-    literal(None, {(2, n): (0, n) for n in (1, 2, 3, 4)} | {"after": range(8)}).save(prefix)
+    wiring = {(2, n): (0, n) for n in (1, 2, 3, 4)}
+    literal(None, {**wiring, "after": range(8)}).save(prefix)
     block = read_published(prefix, 100).genotype.blocks["stage2_unit1"]
     assert block.connections == {(2, n): ((0, 0), (1, n)) for n in (1, 2, 3, 4)}
     assert len(block.outputs) == 8
