@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.data.arrays import ImageDataset
-from dso_nas.errors import UserError
+from dso_nas.data.classification import load_dataset
+from dso_nas.errors import Stopped, UserError
 from dso_nas.recipes import Recipe, load_recipe, recipe_names
 from dso_nas.reporting.tables import percent
-from dso_nas.training.loop import Stopped
 from dso_nas.training.workfolder import WorkFolder
 
 STAGES = ("pretrain", "search", "retrain", "evaluate", "all")
@@ -89,6 +88,7 @@ def _run_stage(load_data: LoadData, options: argparse.Namespace) -> None:
 
 
 def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
+    from dso_nas.stages.compare import compare
     from dso_nas.stages.evaluate import evaluate
     from dso_nas.stages.pretrain import pretrain
     from dso_nas.stages.retrain import retrain
@@ -100,8 +100,6 @@ def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
         genotype = search(run)
         print(f"found: {run.folder.genotype}, drawn in {run.folder.search / 'structure.png'}", flush=True)
     if stage == "all":
-        from dso_nas.stages.compare import compare
-
         compare(run, genotype)
         print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
     if stage in ("retrain", "evaluate"):
@@ -120,7 +118,7 @@ def _overrides(options: argparse.Namespace) -> Sequence[str]:
     return keys + options.overrides
 
 
-def data_root(recipe: Recipe, data_dir: Optional[str]) -> Optional[Path]:
-    """The data folder that the command line or the recipe names."""
+def load_images(recipe: Recipe, data_dir: Optional[str]) -> ImageDataset:
+    """The recipe's classification set, out of `data_dir` or the recipe's own folder."""
     root = data_dir or recipe.data.root
-    return None if root is None else Path(root)
+    return load_dataset(recipe.data.dataset, root)

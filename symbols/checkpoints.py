@@ -23,6 +23,7 @@ from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.networks.network import Network
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.checkpoint import read_checkpoint
+from dso_nas.training.learner import PARAMETER
 from symbols.naming import is_statistic, to_gluon_name, to_symbol_name
 from symbols.networks import DROPOUT, SMOOTHING, find_layout, pruned_genotype, with_loss
 from symbols.structure import check_parameters, infer_spec, infer_structure
@@ -30,7 +31,6 @@ from symbols.wiring import read_wiring
 
 GENOTYPE_FILE = "genotype.json"
 PARAMETER_FILE = "parameters.params"
-_RUN_PREFIX = "parameter/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,9 @@ def read_ours(path: str, genotype: Optional[Genotype] = None, image_size: Option
         arrays = _load(str(path))
     else:
         arrays = {
-            name[len(_RUN_PREFIX) :]: value
+            name[len(PARAMETER) :]: value
             for name, value in read_checkpoint(path).arrays.items()
-            if name.startswith(_RUN_PREFIX) and "@" not in name
+            if name.startswith(PARAMETER) and "@" not in name
         }
     return weights_of(arrays, str(path), genotype, image_size)
 

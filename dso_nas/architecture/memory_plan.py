@@ -79,13 +79,6 @@ def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mir
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
 
-def plan_groups(spec: NetworkSpec, genotype: Optional[Genotype], batch: int,
-                limit_mb: float) -> Tuple[List[Group], int]:
-    """Groups of the 'auto' plan and its bytes. See `plan_memory`."""
-    plan = plan_memory(spec, genotype, batch, "auto", limit_mb)
-    return list(plan.groups or ()), plan.activations + plan.parameters
-
-
 def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None) -> List[Segment]:
     """Stem, units and head in forward order; the completely connected network without a genotype.
 

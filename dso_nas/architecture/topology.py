@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Tuple, Union
 
 import numpy as np
 
@@ -213,6 +213,12 @@ class NetworkSpec:
             raise UserError(f"classes: {self.classes!r} is not a whole number of at least 1")
         if len(set(self.topology.operations)) != self.topology.num_operations:
             raise UserError(f"operations: {', '.join(self.topology.operations)} names one twice")
+
+    @classmethod
+    def of(cls, settings: Any, classes: int, image_shape: Tuple[int, int, int]) -> NetworkSpec:
+        """The macro-structure that a recipe's `network` section (`settings`) describes, for such images and classes."""
+        topology = BlockTopology(settings.levels, settings.operations, settings.reach)
+        return cls(topology, settings.stem, settings.blocks, settings.widths, classes, image_shape)
 
     @property
     def stages(self) -> int:

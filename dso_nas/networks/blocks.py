@@ -6,43 +6,45 @@ derived block does not; both are built from a `BlockGenotype` and hold only what
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from itertools import groupby
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, Parameter
 
 from dso_nas.architecture.genotype import BlockGenotype
+from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
 from dso_nas.networks.operations import ConvBNReLU, batch_norm, make_operation
 
-PACKED = "packed"
+
+def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
+    """(begin, end, flag) of every run of equal flags."""
+    end = 0
+    for flag, run in groupby(flags):
+        begin, end = end, end + len(list(run))
+        yield begin, end, flag
+
+
+def side_by_side(F: Any, parts: Sequence[Any]) -> Any:
+    """One or more arrays joined along axis 1."""
+    return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
 
 
 def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
     """The row `vector` (1, k) with zeros where `kept` is false, so that a pruned lambda gets no gradient."""
     if all(kept):
         return vector
-    parts, start = [], 0
-    while start < len(kept):
-        stop = start
-        while stop < len(kept) and kept[stop] == kept[start]:
-            stop += 1
-        parts.append(F.slice_axis(vector, axis=1, begin=start, end=stop) if kept[start] else F.zeros((1, stop - start)))
-        start = stop
-    return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
+    return side_by_side(F, [F.slice_axis(vector, axis=1, begin=begin, end=end) if keep else F.zeros((1, end - begin))
+                            for begin, end, keep in runs(kept)])
 
 
 def columns(F: Any, rows: Any, positions: Sequence[int], total: int) -> Any:
     """Columns `positions` (ascending) of `rows` (r, total)."""
     if len(positions) == total:
         return rows
-    parts, index = [], 0
-    while index < len(positions):
-        stop = index + 1
-        while stop < len(positions) and positions[stop] == positions[stop - 1] + 1:
-            stop += 1
-        parts.append(F.slice_axis(rows, axis=1, begin=positions[index], end=positions[stop - 1] + 1))
-        index = stop
-    return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
+    wanted = [position in positions for position in range(total)]
+    return side_by_side(F, [F.slice_axis(rows, axis=1, begin=begin, end=end)
+                            for begin, end, keep in runs(wanted) if keep])
 
 
 def split(F: Any, x: Any, parts: int, axis: int) -> List[Any]:
@@ -194,9 +196,8 @@ class SearchBlock(Block):
         outputs = []
         for bundle, values in bundles.items():
             if bundle[0] in scaled:
-                side_by_side = values.reshape((0, -3, 0, 0))
-                own = [scaled[node] for node in bundle]
-                outputs.append(self._output(F, side_by_side, own[0] if len(own) == 1 else F.concat(*own, dim=1)))
+                weight = side_by_side(F, [scaled[node] for node in bundle])
+                outputs.append(self._output(F, values.reshape((0, -3, 0, 0)), weight))
         return outputs
 
 

@@ -75,8 +75,7 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
     results = []
     for number, contender in enumerate(contenders(run, genotype)):
         epochs = None if contender.kind == "searched" else run.recipe.compare.epochs
-        name = "retrain" if contender.kind == "searched" else contender.folder
-        task = RetrainTask(run, contender.spec, contender.genotype, number, epochs, name)
+        task = RetrainTask(run, contender.spec, contender.genotype, number, epochs, contender.folder)
         error = train_derived(run, task, run.folder.path / contender.folder)
         results.append(_result(run, contender, error))
     report = {**_report_head(run, genotype), "results": results, "summary": summarize(results)}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import mxnet as mx
-
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.networks.network import PublishedInitializer
 from dso_nas.stages.retrain import build_derived, retrain_spec
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.training.learner import Learner, load_parameters
@@ -21,8 +18,5 @@ def evaluate(run: Run, genotype: Genotype) -> float:
     checkpoint = finished_checkpoint(run.folder.retrain, "retrain")
     spec, _ = retrain_spec(run, genotype)
     network = build_derived(run, spec, genotype)
-    network.initialize(PublishedInitializer(), ctx=list(run.contexts))
     load_parameters(network, checkpoint.arrays)
-    network.hybridize_segments()
-    mx.nd.waitall()
     return Learner(network, run.contexts, ClassificationLoss(), run.kvstore).error(run.plain_batches(run.dataset.test))

@@ -23,24 +23,24 @@ _PATHS, _DROPOUT = 0, 1
 
 
 class RetrainTask(Task):
-    """Every step moves all weights of one derived network; `number` sets its randomness apart from other networks'."""
+    """Every step moves all weights of one derived network; `number` sets its randomness apart from other networks'.
 
-    name = "retrain"
+    `test_error` is that of the last epoch's end, a fraction; before the first it is 1.
+    """
 
     def __init__(self, run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0,
                  epochs: Optional[int] = None, name: str = "retrain") -> None:
         settings = run.recipe.retrain
         self.name = name
         self.epochs = epochs or settings.epochs
+        self.test_error = 1.0
         self._run = run
         self._number = number
         self._batches = run.batches(run.dataset.train, settings.batch_size, "retrain", settings.cutout)
         self._rates = learning_rates(settings, len(self._batches), self.epochs)
         self._dropout = settings.dropout > 0
-        network = build_derived(run, spec, genotype)
         mx.random.seed(self._seed(_DROPOUT, 0))
-        network.initialize(PublishedInitializer(), ctx=list(run.contexts))
-        network.hybridize_segments()
+        network = build_derived(run, spec, genotype)
         self._probabilities = path_probabilities(network, settings.drop_path, settings.drop_path_rule)
         loss = ClassificationLoss(settings.label_smoothing, settings.auxiliary_weight)
         self.learner = Learner(network, run.contexts, loss, run.kvstore)
@@ -76,21 +76,26 @@ class RetrainTask(Task):
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
         self.learner.average_statistics()
-        return {"test_error": self.learner.error(self._run.plain_batches(self._run.dataset.test))}
+        self.test_error = self.learner.error(self._run.plain_batches(self._run.dataset.test))
+        return {"test_error": self.test_error}
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""
-        return self.learner.state(), {}
+        return self.learner.state(), {"test_error": self.test_error}
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """See Task."""
         self.learner.load_state(arrays)
+        self.test_error = meta["test_error"]
 
 
 def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> DerivedNetwork:
-    """The derived network with what the recipe's retraining adds to it."""
+    """The derived network with what the recipe's retraining adds to it, compiled, with initial values."""
     settings = run.recipe.retrain
-    return DerivedNetwork(spec, genotype, settings.drop_path > 0, settings.dropout, settings.auxiliary_weight > 0)
+    network = DerivedNetwork(spec, genotype, settings.drop_path > 0, settings.dropout, settings.auxiliary_weight > 0)
+    network.initialize(PublishedInitializer(), ctx=list(run.contexts))
+    network.hybridize_segments()
+    return network
 
 
 def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
@@ -116,4 +121,4 @@ def retrain(run: Run, genotype: Genotype) -> float:
 def train_derived(run: Run, task: RetrainTask, folder: Path) -> float:
     """Train a derived network in a folder; its test error at the end."""
     run.train(task, folder)
-    return task.end_epoch(task.epochs)["test_error"]
+    return task.test_error

@@ -14,7 +14,7 @@ import numpy as np
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.memory_plan import plan_memory
-from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches
@@ -59,8 +59,7 @@ class Run:
         classes = network.classes or len(self.dataset.classes)
         if classes < len(self.dataset.classes):
             raise UserError(f"network.classes: {classes}, but {self.dataset.title} has {len(self.dataset.classes)}")
-        topology = BlockTopology(network.levels, network.operations, network.reach)
-        return NetworkSpec(topology, network.stem, network.blocks, network.widths, classes, (channels, height, width))
+        return NetworkSpec.of(network, classes, (channels, height, width))
 
     def widened(self, widths: Sequence[int]) -> NetworkSpec:
         """The supernet's macro-structure at other widths."""

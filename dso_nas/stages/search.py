@@ -15,7 +15,7 @@ from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoc
 from dso_nas.reporting.plots import draw_search
 from dso_nas.reporting.structure import draw_structure
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
-from dso_nas.training.learner import StepResult
+from dso_nas.training.learner import PARAMETER, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.monitor import read_metrics
 
@@ -65,7 +65,7 @@ class SearchTask(Task):
 
     def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Start from pre-trained weights; lambdas and optimizers start anew."""
-        self.learner.load_state({name: value for name, value in arrays.items() if name.startswith("parameter/")})
+        self.learner.load_state({name: value for name, value in arrays.items() if name.startswith(PARAMETER)})
 
     def steps_per_epoch(self) -> int:
         """See Task."""
@@ -74,8 +74,9 @@ class SearchTask(Task):
     def train(self, epoch: int, start: int) -> Iterator[Tuple[str, StepResult]]:
         """See Task."""
         if start == 0:
-            self._regularizer.epoch_begins(self._current())
-            self._apg_nag.set_gamma(self._regularizer.gamma(self._current()))
+            values = self._current()
+            self._regularizer.epoch_begins(values)
+            self._apg_nag.set_gamma(self._regularizer.gamma(values))
         ratio = self._settings.ratio
         begun = dict(zip((WEIGHTS, LAMBDAS), taken(start, *ratio)))
         sources = [self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS)]
@@ -129,9 +130,10 @@ class SearchTask(Task):
         arrays = self.learner.state()
         self._values = pruned.values
         for name, value in pruned.values.items():
-            for kind in (f"parameter/{name}", f"optimizer/{LAMBDAS}/0/{name}"):
-                if kind in arrays:
-                    arrays[kind] = value if kind.startswith("parameter/") else np.where(value > 0, arrays[kind], 0)
+            velocity = f"optimizer/{LAMBDAS}/0/{name}"
+            arrays[PARAMETER + name] = value
+            if velocity in arrays:
+                arrays[velocity] = np.where(value > 0, arrays[velocity], 0)
         if pruned.genotype != self.genotype:
             self._build(pruned.genotype)
         self.learner.load_state(arrays)

@@ -8,7 +8,7 @@ from typing import List
 from dso_nas.architecture.cost import Conventions, Cost, network_cost
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.memory_plan import plan_memory
-from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.tables import markdown_table
 
@@ -30,13 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    spec = recipe_spec(load_recipe(options.recipe, None, options.overrides)).scaled(options.width)
+    recipe = load_recipe(options.recipe, None, options.overrides)
+    spec = recipe_spec(recipe).scaled(options.width)
     genotype = Genotype.load(options.genotype) if options.genotype else None
     conventions = Conventions(options.batch_norm, options.bias, options.aux_head)
     table = network_cost(spec, genotype, conventions)
     rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
     if options.genotype is None:
-        _print_memory(load_recipe(options.recipe, None, options.overrides), spec, options.devices)
+        _print_memory(recipe, spec, options.devices)
     print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
 
 
@@ -52,9 +53,7 @@ def recipe_spec(recipe: Recipe) -> NetworkSpec:
     """The macro-structure of a recipe without its data; images are 32x32 and classes 10 unless the recipe says."""
     network = recipe.network
     size = network.image_size or DEFAULT_SIZE
-    topology = BlockTopology(network.levels, network.operations, network.reach)
-    return NetworkSpec(topology, network.stem, network.blocks, network.widths, network.classes or DEFAULT_CLASSES,
-                       (3, size, size))
+    return NetworkSpec.of(network, network.classes or DEFAULT_CLASSES, (3, size, size))
 
 
 def _row(name: str, cost: Cost) -> List[str]:

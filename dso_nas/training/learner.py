@@ -16,6 +16,9 @@ from dso_nas.errors import UserError
 from dso_nas.training.memory import Group, Loss, forward_backward, mirrored_forward_backward
 from dso_nas.training.parallel import GradientExchange, share_out
 
+# What the names of parameters begin with in a checkpoint.
+PARAMETER = "parameter/"
+
 
 class StepResult(NamedTuple):
     """Sums over a batch, one per device and still on it: loss, wrong predictions; and the batch's size."""
@@ -98,7 +101,7 @@ class Learner:
         for name, parameter in self.network.collect_params().items():
             copies = parameter.list_data() if "running" in name else parameter.list_data()[:1]
             for device, copy in enumerate(copies):
-                arrays[f"parameter/{name}" + (f"@{device}" if device else "")] = copy.asnumpy()
+                arrays[f"{PARAMETER}{name}" + (f"@{device}" if device else "")] = copy.asnumpy()
         for group, (parameters, trainer, _) in self._movable.items():
             for index, parameter in enumerate(parameters):
                 for part, state in enumerate(_state_arrays(trainer._updaters[0].states.get(index))):
@@ -159,15 +162,15 @@ def load_parameters(network: Any, arrays: Mapping[str, np.ndarray]) -> None:
         UserError: a parameter is missing or has another shape.
     """
     for name, parameter in network.collect_params().items():
-        if f"parameter/{name}" not in arrays:
+        if PARAMETER + name not in arrays:
             raise UserError(f"checkpoint: has no parameter {name}, was it made by another recipe?")
-        value = arrays[f"parameter/{name}"]
+        value = arrays[PARAMETER + name]
         if tuple(value.shape) != tuple(parameter.shape):
             raise UserError(f"checkpoint: {name} has shape {value.shape}, this recipe's network {parameter.shape}")
         parameter.set_data(mx.nd.array(value))
         for device, copy in enumerate(parameter.list_data()[1:], start=1):
-            if f"parameter/{name}@{device}" in arrays:
-                copy[:] = arrays[f"parameter/{name}@{device}"]
+            if f"{PARAMETER}{name}@{device}" in arrays:
+                copy[:] = arrays[f"{PARAMETER}{name}@{device}"]
 
 
 def _read_twice(network: Any) -> Set[str]:

@@ -14,21 +14,13 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from dso_nas.errors import UserError
+from dso_nas.errors import Stopped, UserError
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import StepResult
 from dso_nas.training.monitor import Monitor
 
 _EPOCH = 10**8
 _DRAIN = 16
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; the checkpoint is written."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
 
 
 class Task:

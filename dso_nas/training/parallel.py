@@ -72,7 +72,6 @@ class GradientExchange:
     """
 
     def __init__(self, kvstore: Optional[str], contexts: Sequence[mx.Context]) -> None:
-        self._contexts = list(contexts)
         self._store = None
         self._keys: Dict[str, str] = {}
         if len(contexts) > 1:

@@ -7,12 +7,17 @@ import dataclasses
 import pytest
 
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import MB, block_groups, network_segments, plan_groups, plan_memory
+from dso_nas.architecture.memory_plan import MB, block_groups, network_segments, plan_memory
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 PAPER = NetworkSpec(BlockTopology(4, FOUR), "cifar", (8, 8, 8), (48, 96, 192), 10, (3, 32, 32))
+
+
+def plan_groups(spec, genotype, batch, limit):
+    plan = plan_memory(spec, genotype, batch, "auto", limit)
+    return list(plan.groups), plan.activations + plan.parameters
 
 
 def test_the_papers_supernet_at_batch_64_takes_at_most_1300_mb() -> None:
