@@ -104,8 +104,8 @@ def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
         print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
     if stage in ("retrain", "evaluate"):
         genotype = genotype or Genotype.load(run.folder.genotype)
-        error = retrain(run, genotype) if stage == "retrain" else evaluate(run, genotype)
-        print(f"test error {percent(error)}")
+        values = retrain(run, genotype) if stage == "retrain" else evaluate(run, genotype)
+        print(", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in values.items()))
 
 
 def _overrides(options: argparse.Namespace) -> Sequence[str]:

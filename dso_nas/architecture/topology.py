@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import Any, Dict, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -246,6 +246,10 @@ class NetworkSpec:
         """The same network with every width times `multiplier`, rounded, at least 1 (paper, section 4.1)."""
         widths = tuple(max(1, round(width * multiplier)) for width in self.widths)
         return dataclasses.replace(self, widths=widths)
+
+    def with_widths(self, widths: Sequence[int]) -> NetworkSpec:
+        """The same network with other widths, one per stage."""
+        return dataclasses.replace(self, widths=tuple(widths))
 
     @property
     def stem_widths(self) -> Tuple[int, ...]:

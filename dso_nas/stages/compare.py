@@ -6,16 +6,13 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.pruning import live_connections
-from dso_nas.architecture.sampling import random_genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.width import fit_parameters
 from dso_nas.errors import UserError
 from dso_nas.reporting.report_schema import check_report, summarize
 from dso_nas.reporting.tables import report_markdown
-from dso_nas.stages.retrain import RetrainTask, retrain_spec, train_derived
+from dso_nas.stages.retrain import retrain_spec, train_derived
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.training.workfolder import describe_environment
 
@@ -42,13 +39,13 @@ def contenders(run: Run, genotype: Genotype) -> List[Contender]:
     settings = run.recipe.compare
     spec, multiplier = retrain_spec(run, genotype)
     found = [Contender("searched", "searched", genotype, spec, multiplier, "retrain")]
-    target = network_cost(spec, genotype).total.parameters
-    base = run.widened(run.recipe.retrain.widths or run.spec.widths)
+    target = run.space.cost(spec, genotype).total.parameters
+    base = run.space.widened(run.recipe.retrain.widths)
     for index in range(1, settings.random_architectures + 1):
         drawn, fitted, factor = _random_fit(run, genotype, base, target, index)
         found.append(Contender(f"random {index}", "random", drawn, fitted, factor, f"compare/random-{index}"))
     if settings.full_network:
-        full = Genotype.full(run.spec, run.recipe.network.scope)
+        full = run.space.full()
         fitted, factor = fit_parameters(base, full, target, settings.tolerance)
         found.append(Contender("full network, narrowed", "full", full, fitted, factor, "compare/full"))
     return found
@@ -57,11 +54,10 @@ def contenders(run: Run, genotype: Genotype) -> List[Contender]:
 def _random_fit(run: Run, genotype: Genotype, base: NetworkSpec, target: int,
                 index: int) -> Tuple[Genotype, NetworkSpec, float]:
     """A random architecture as dense as the found one that some width brings to `target` parameters."""
-    scope = run.recipe.network.scope
-    density = live_connections(genotype, run.spec) / live_connections(Genotype.full(run.spec, scope), run.spec)
+    density = run.space.live(genotype) / run.space.live(run.space.full())
     rng = np.random.default_rng(np.random.SeedSequence(run.recipe.seed, spawn_key=(index,)))
     for _ in range(_DRAWS):
-        drawn = random_genotype(run.spec, scope, min(1.0, max(density, 0.05)), rng)
+        drawn = run.space.random(min(1.0, max(density, 0.05)), rng)
         try:
             return (drawn, *fit_parameters(base, drawn, target, run.recipe.compare.tolerance))
         except UserError:
@@ -75,9 +71,8 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
     results = []
     for number, contender in enumerate(contenders(run, genotype)):
         epochs = None if contender.kind == "searched" else run.recipe.compare.epochs
-        task = RetrainTask(run, contender.spec, contender.genotype, number, epochs, contender.folder)
-        error = train_derived(run, task, run.folder.path / contender.folder)
-        results.append(_result(run, contender, error))
+        values = train_derived(run, contender.spec, contender.genotype, number, epochs, contender.folder)
+        results.append(_result(run, contender, values["test_error"]))
     report = {**_report_head(run, genotype), "results": results, "summary": summarize(results)}
     check_report(report)
     run.folder.write_json("report.json", report)
@@ -86,27 +81,27 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
 
 
 def _result(run: Run, contender: Contender, error: float) -> Dict[str, Any]:
-    total = network_cost(contender.spec, contender.genotype).total
-    position = finished_checkpoint(run.folder.path / contender.folder, contender.name).meta["position"]
+    total = run.space.cost(contender.spec, contender.genotype).total
+    seconds = sum(_position(run, _place(contender.folder, place))["seconds"] for _, place in run.phases())
     return {
         "name": contender.name, "kind": contender.kind, "parameters": total.parameters,
         "multiply_adds": total.multiply_adds, "width_multiplier": contender.multiplier, "test_error": error,
-        "live_connections": live_connections(contender.genotype, contender.spec), "seconds": position["seconds"],
+        "live_connections": run.space.live(contender.genotype), "seconds": seconds,
     }
 
 
 def _report_head(run: Run, genotype: Genotype) -> Dict[str, Any]:
-    full = Genotype.full(run.spec, run.recipe.network.scope)
+    full = run.space.full()
     source = genotype.source
     return {
         "title": f"DSO-NAS on {run.dataset.title}", "dataset": run.dataset.title, "recipe": run.recipe.name,
         "environment": describe_environment(), "stages": list(_stages(run)),
         "search": {
-            "live_connections": live_connections(genotype, run.spec),
-            "total_connections": live_connections(full, run.spec), "epochs": source.get("epochs", 0),
+            "live_connections": run.space.live(genotype),
+            "total_connections": run.space.live(full), "epochs": source.get("epochs", 0),
             "converged": bool(source.get("converged", False)), "warnings": list(source.get("warnings", [])),
         },
-        "picture": "search/structure.png", "notes": [],
+        "picture": "search/structure.png", "notes": run.notes(),
     }
 
 
@@ -114,5 +109,16 @@ def _stages(run: Run) -> Iterator[Dict[str, Any]]:
     for stage in ("pretrain", "search", "retrain"):
         if stage == "pretrain" and not run.recipe.pretrain.epochs:
             continue
-        position = finished_checkpoint(run.folder.path / stage, stage).meta["position"]
-        yield {"stage": stage, "seconds": position["seconds"], "epochs": position["epoch"], "steps": position["steps"]}
+        places = [_place(stage, place) for _, place in run.phases()] if stage == "retrain" else [stage]
+        for place in places:
+            position = _position(run, place)
+            yield {"stage": place, "seconds": position["seconds"], "epochs": position["epoch"],
+                   "steps": position["steps"]}
+
+
+def _place(folder: str, place: str) -> str:
+    return f"{folder}/{place}" if place else folder
+
+
+def _position(run: Run, place: str) -> Dict[str, Any]:
+    return finished_checkpoint(run.folder.path / place, place).meta["position"]

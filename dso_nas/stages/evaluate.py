@@ -1,22 +1,25 @@
-"""The test error of a retrained checkpoint."""
+"""The test values of a retrained checkpoint."""
 
 from __future__ import annotations
+
+from typing import Dict
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.stages.retrain import build_derived, retrain_spec
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.training.learner import Learner, load_parameters
-from dso_nas.training.losses import ClassificationLoss
 
 
-def evaluate(run: Run, genotype: Genotype) -> float:
-    """Test error (a fraction) of the network in the run's `retrain` folder.
+def evaluate(run: Run, genotype: Genotype) -> Dict[str, float]:
+    """Test values, `test_error` (a fraction) among them, of the network in the run's `retrain` folder.
 
     Raises:
         UserError: retraining has not ended, or its checkpoint is of another architecture.
     """
-    checkpoint = finished_checkpoint(run.folder.retrain, "retrain")
+    phase, place = run.phases()[-1]
+    folder = f"retrain/{place}" if place else "retrain"
+    checkpoint = finished_checkpoint(run.folder.path / folder, folder)
     spec, _ = retrain_spec(run, genotype)
-    network = build_derived(run, spec, genotype)
+    network = build_derived(phase, phase.space.placed(spec), genotype)
     load_parameters(network, checkpoint.arrays)
-    return Learner(network, run.contexts, ClassificationLoss(), run.kvstore).error(run.plain_batches(run.dataset.test))
+    return phase.test(Learner(network, run.contexts, phase.loss(), run.kvstore))

@@ -40,7 +40,7 @@ class PretrainTask(Task):
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
         self._learner.average_statistics()
-        return {"validation_error": self._learner.error(self._run.validation())}
+        return self._run.evaluate(self._learner, self._run.validation(), "validation")
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import mxnet as mx
@@ -11,13 +10,12 @@ import numpy as np
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.width import fit_parameters
-from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.networks.drop_path import draw_paths, path_probabilities
 from dso_nas.networks.network import PublishedInitializer
-from dso_nas.stages.run import Run, learning_rates, make_optimizer
+from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer
+from dso_nas.training.checkpoint import Checkpoint
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
-from dso_nas.training.losses import ClassificationLoss
 
 _PATHS, _DROPOUT = 0, 1
 
@@ -25,7 +23,7 @@ _PATHS, _DROPOUT = 0, 1
 class RetrainTask(Task):
     """Every step moves all weights of one derived network; `number` sets its randomness apart from other networks'.
 
-    `test_error` is that of the last epoch's end, a fraction; before the first it is 1.
+    `values` are those of the last epoch's end, `test_error` (a fraction) among them; before the first that is 1.
     """
 
     def __init__(self, run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0,
@@ -33,7 +31,7 @@ class RetrainTask(Task):
         settings = run.recipe.retrain
         self.name = name
         self.epochs = epochs or settings.epochs
-        self.test_error = 1.0
+        self.values: Dict[str, float] = {"test_error": 1.0}
         self._run = run
         self._number = number
         self._batches = run.batches(run.dataset.train, settings.batch_size, "retrain", settings.cutout)
@@ -42,7 +40,7 @@ class RetrainTask(Task):
         mx.random.seed(self._seed(_DROPOUT, 0))
         network = build_derived(run, spec, genotype)
         self._probabilities = path_probabilities(network, settings.drop_path, settings.drop_path_rule)
-        loss = ClassificationLoss(settings.label_smoothing, settings.auxiliary_weight)
+        loss = run.loss(settings.label_smoothing, settings.auxiliary_weight)
         self.learner = Learner(network, run.contexts, loss, run.kvstore)
         self.learner.add_group("weights", list(network.collect_params().values()), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay, decay_gamma=settings.decay_gamma))
@@ -76,23 +74,22 @@ class RetrainTask(Task):
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
         self.learner.average_statistics()
-        self.test_error = self.learner.error(self._run.plain_batches(self._run.dataset.test))
-        return {"test_error": self.test_error}
+        self.values = self._run.evaluate(self.learner, self._run.plain_batches(self._run.dataset.test), "test")
+        return self.values
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""
-        return self.learner.state(), {"test_error": self.test_error}
+        return self.learner.state(), {"values": self.values}
 
     def restore(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
         """See Task."""
         self.learner.load_state(arrays)
-        self.test_error = meta["test_error"]
+        self.values = dict(meta["values"])
 
 
-def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> DerivedNetwork:
+def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> Any:
     """The derived network with what the recipe's retraining adds to it, compiled, with initial values."""
-    settings = run.recipe.retrain
-    network = DerivedNetwork(spec, genotype, settings.drop_path > 0, settings.dropout, settings.auxiliary_weight > 0)
+    network = run.space.derived(spec, genotype, run.recipe.retrain)
     network.initialize(PublishedInitializer(), ctx=list(run.contexts))
     network.hybridize_segments()
     return network
@@ -106,19 +103,28 @@ def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
     """
     genotype.check_fits(run.spec)
     settings = run.recipe.retrain
-    spec = run.widened(settings.widths or run.spec.widths)
+    spec = run.space.widened(settings.widths)
     if settings.target_parameters is not None:
         return fit_parameters(spec, genotype, settings.target_parameters, run.recipe.compare.tolerance)
     return spec.scaled(settings.width_multiplier), settings.width_multiplier
 
 
-def retrain(run: Run, genotype: Genotype) -> float:
-    """Run the stage and return the test error (a fraction) at its end."""
+def retrain(run: Run, genotype: Genotype) -> Dict[str, float]:
+    """Run the stage and return the test values at its end, `test_error` (a fraction) among them."""
     spec, _ = retrain_spec(run, genotype)
-    return train_derived(run, RetrainTask(run, spec, genotype), run.folder.retrain)
+    return train_derived(run, spec, genotype)
 
 
-def train_derived(run: Run, task: RetrainTask, folder: Path) -> float:
-    """Train a derived network in a folder; its test error at the end."""
-    run.train(task, folder)
-    return task.test_error
+def train_derived(run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0, epochs: Optional[int] = None,
+                  folder: str = "retrain") -> Dict[str, float]:
+    """Train a derived network through all phases of the run's retraining in `folder`; its test values at the end."""
+    before: Optional[Checkpoint] = None
+    values: Dict[str, float] = {}
+    for phase, place in run.phases():
+        name = f"{folder}/{place}" if place else folder
+        task = RetrainTask(phase, phase.space.placed(spec), genotype, number, epochs, name)
+        if before is not None:
+            phase.start_from(task.learner, before.arrays)
+        phase.train(task, run.folder.path / name)
+        before, values = finished_checkpoint(run.folder.path / name, name), task.values
+    return values

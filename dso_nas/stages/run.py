@@ -6,14 +6,13 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.memory_plan import plan_memory
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.augmentation import Augmentation
@@ -21,11 +20,11 @@ from dso_nas.data.batches import Batches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
-from dso_nas.networks.supernet import SuperNet
 from dso_nas.optimizers.schedules import make_schedule
 from dso_nas.recipes import Recipe
+from dso_nas.stages.spaces import NormalSpace
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
-from dso_nas.training.learner import Learner
+from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
 from dso_nas.training.losses import ClassificationLoss
 from dso_nas.training.monitor import Monitor
@@ -46,8 +45,8 @@ class Run:
     resume: bool = False
 
     @functools.cached_property
-    def spec(self) -> NetworkSpec:
-        """The supernet's macro-structure.
+    def space(self) -> NormalSpace:
+        """The search space.
 
         Raises:
             UserError: the recipe asks for other images or fewer classes than the data has.
@@ -59,16 +58,17 @@ class Run:
         classes = network.classes or len(self.dataset.classes)
         if classes < len(self.dataset.classes):
             raise UserError(f"network.classes: {classes}, but {self.dataset.title} has {len(self.dataset.classes)}")
-        return NetworkSpec.of(network, classes, (channels, height, width))
+        return NormalSpace(NetworkSpec.of(network, classes, (channels, height, width)), network.scope, network.packed)
 
-    def widened(self, widths: Sequence[int]) -> NetworkSpec:
-        """The supernet's macro-structure at other widths."""
-        return dataclasses.replace(self.spec, widths=tuple(widths))
+    @property
+    def spec(self) -> NetworkSpec:
+        """The supernet's macro-structure."""
+        return self.space.spec
 
-    @functools.cached_property
+    @property
     def layout(self) -> LambdaLayout:
         """The supernet's lambda parameters."""
-        return LambdaLayout(self.spec, self.recipe.network.scope, self.recipe.network.packed)
+        return self.space.layout
 
     @functools.cached_property
     def split(self) -> Split:
@@ -111,15 +111,28 @@ class Run:
         augmentation = Augmentation(self.dataset.mean, self.dataset.std)
         return Batches(arrays, size, augmentation, self.recipe.seed, "evaluation", shuffle=False, last="keep").epoch(0)
 
-    def supernet(self, genotype: Optional[Genotype] = None) -> SuperNet:
+    def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> ClassificationLoss:
+        """What training minimises, and what counts as an error."""
+        return ClassificationLoss(smoothing, auxiliary_weight)
+
+    def evaluate(self, learner: Learner, batches: Iterable[Tuple[np.ndarray, np.ndarray]],
+                 prefix: str) -> Dict[str, float]:
+        """Values of a network in evaluation mode, `{prefix}_error` (a fraction) among them."""
+        return {f"{prefix}_error": learner.error(batches)}
+
+    def test(self, learner: Learner) -> Dict[str, float]:
+        """All test values that `evaluate` (the stage) prints."""
+        return self.evaluate(learner, self.plain_batches(self.dataset.test), "test")
+
+    def supernet(self, genotype: Optional[Genotype] = None) -> Any:
         """The supernet of what `genotype` keeps, compiled, with the seed's initial values."""
-        network = SuperNet(self.layout, genotype)
+        network = self.space.supernet(genotype)
         mx.random.seed(self.recipe.seed)
         network.initialize(PublishedInitializer(), ctx=list(self.contexts))
         network.hybridize_segments()
         return network
 
-    def supernet_learner(self, network: SuperNet, batch_size: int) -> Learner:
+    def supernet_learner(self, network: Any, batch_size: int) -> Learner:
         """A learner of `network` with the recipe's memory mirroring, for steps of `batch_size` images.
 
         Raises:
@@ -127,8 +140,24 @@ class Run:
         """
         images = -(-batch_size // len(self.contexts))
         memory = self.recipe.memory
-        plan = plan_memory(self.spec, network.genotype, images, memory.mirroring, memory.limit_mb)
-        return Learner(network, self.contexts, ClassificationLoss(), self.kvstore, plan.groups)
+        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb)
+        return Learner(network, self.contexts, self.loss(), self.kvstore, plan.groups)
+
+    def phases(self) -> List[Tuple[Run, str]]:
+        """What a derived network is trained on, one after the other, and each phase's folder inside its own."""
+        return [(self, "")]
+
+    def start_from(self, learner: Learner, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over an earlier phase's or stage's weights; optimizers start anew.
+
+        Raises:
+            UserError: a parameter is missing or has another shape.
+        """
+        learner.load_state({name: value for name, value in arrays.items() if name.startswith(PARAMETER)})
+
+    def notes(self) -> List[str]:
+        """Lines that the report ends with."""
+        return []
 
     def train(self, task: Task, folder: Path) -> None:
         """Run a task in its folder, from its last checkpoint with --resume.

@@ -7,13 +7,12 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import SHARED, Genotype
-from dso_nas.architecture.pruning import PruneResult, live_connections, prune
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.pruning import PruneResult
 from dso_nas.budgets.latency import measure_genotype
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.reporting.plots import draw_search
-from dso_nas.reporting.structure import draw_structure
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import PARAMETER, StepResult
 from dso_nas.training.loop import Task
@@ -42,7 +41,7 @@ class SearchTask(Task):
         self._values = {name: np.ones(shape, np.float32) for name, shape in run.layout.shapes().items()}
         self.history: List[np.ndarray] = []
         self._lambda_steps = 0
-        self._build(Genotype.full(run.spec, run.layout.scope))
+        self._build(run.space.full())
 
     def _milliseconds(self, genotype: Genotype) -> float:
         """Measured latency of a genotype's network on the first device."""
@@ -65,7 +64,7 @@ class SearchTask(Task):
 
     def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Start from pre-trained weights; lambdas and optimizers start anew."""
-        self.learner.load_state({name: value for name, value in arrays.items() if name.startswith(PARAMETER)})
+        self._run.start_from(self.learner, arrays)
 
     def steps_per_epoch(self) -> int:
         """See Task."""
@@ -99,13 +98,13 @@ class SearchTask(Task):
         """See Task."""
         self._apg_nag.assert_thresholded()
         self.learner.average_statistics()
-        error = self.learner.error(self._run.validation())
+        values = self._run.evaluate(self.learner, self._run.validation(), "validation")
         pruned = self._pruned()
         self.history.append(np.concatenate([pruned.values[name].ravel() for name in self._values]))
         self._save_history()
         if (epoch + 1) % self._settings.prune_every == 0 or self._ends(epoch):
             self._rebuild(pruned)
-        return {"validation_error": error, "live_connections": live_connections(pruned.genotype, self._run.spec)}
+        return {**values, "live_connections": self._run.space.live(pruned.genotype)}
 
     def _save_history(self) -> None:
         """Write the lambdas at every epoch's end to `lambdas.npz`, an array (epochs, entries) for each parameter."""
@@ -117,7 +116,7 @@ class SearchTask(Task):
         return epoch + 1 >= self.epochs or self.finished()
 
     def _pruned(self) -> PruneResult:
-        return prune(self._run.layout, self._current(), self._values)
+        return self._run.space.prune(self._current(), self._values)
 
     def _current(self) -> Dict[str, np.ndarray]:
         """All lambdas by name, zeros for those that no kept block reads."""
@@ -139,19 +138,18 @@ class SearchTask(Task):
         self.learner.load_state(arrays)
 
     def finished(self) -> bool:
-        """Whether connections have died and the live ones have not changed for `search.patience` epochs."""
+        """Whether the space says so, or connections have died and the rest kept still for `search.patience` epochs."""
+        if self._run.space.is_settled(self.genotype):
+            return True
         patience = self._settings.patience
         if patience is None or len(self.history) <= patience:
             return False
         recent = np.stack(self.history[-patience - 1:]) > 0
         return not recent.all() and bool((recent == recent[0]).all())
 
-    def lambdas_by_block(self) -> Dict[str, np.ndarray]:
-        """Packed lambda vectors under the keys of the genotype's blocks."""
-        vectors = self._run.layout.to_units(self._current())
-        if self._run.layout.scope == "share":
-            return {SHARED: vectors[self._run.spec.block_units()[0].name]}
-        return {unit.name: vectors[unit.name] for unit in self._run.spec.block_units()}
+    def draw(self, stem: str) -> None:
+        """Draw what is left now."""
+        self._run.space.draw(self.genotype, stem, self._current(), f"Found on {self._run.dataset.title}")
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""
@@ -169,7 +167,7 @@ class SearchTask(Task):
         self.history = list(arrays["history"])
         self._regularizer.load_state({name[len(_REGULARIZER):]: value for name, value in arrays.items()
                                       if name.startswith(_REGULARIZER)})
-        self._build(Genotype.from_json(meta["genotype"], "checkpoint"))
+        self._build(type(self.genotype).from_json(meta["genotype"], "checkpoint"))
         self.learner.load_state(arrays)
 
 
@@ -189,7 +187,6 @@ def search(run: Run) -> Genotype:
               "epochs": len(task.history), "converged": task.finished(), "warnings": task.warnings}
     genotype = dataclasses.replace(task.genotype, source=source)
     genotype.save(run.folder.genotype)
-    draw_structure(genotype, str(run.folder.search / "structure"), task.lambdas_by_block(),
-                   f"Found on {run.dataset.title}")
+    task.draw(str(run.folder.search / "structure"))
     draw_search(read_metrics(run.folder.metrics), str(run.folder.search / "search.png"))
     return genotype

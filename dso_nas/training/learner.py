@@ -45,6 +45,7 @@ class Learner:
         self.network = network
         self.contexts = list(contexts)
         self._loss = loss
+        self._errors = getattr(loss, "errors", wrong_predictions)
         self._groups = groups
         self._exchange = GradientExchange(kvstore, contexts)
         self._movable: Dict[str, _Movable] = {}
@@ -93,7 +94,7 @@ class Learner:
         else:
             outputs, losses = mirrored_forward_backward(self.network, data, labels, self._loss, self._groups,
                                                         group.wanted)
-        return losses.sum(), wrong_predictions(outputs, labels)
+        return losses.sum(), self._errors(outputs, labels)
 
     def state(self) -> Dict[str, np.ndarray]:
         """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'."""
@@ -149,7 +150,7 @@ class Learner:
             contexts = self.contexts[: len(data)]
             results = []
             for x, y in zip(share_out(data, contexts), share_out(labels, contexts)):
-                results.append(wrong_predictions(self.network(x), y))
+                results.append(self._errors(self.network(x), y))
             wrong += sum(float(result.asscalar()) for result in results)
             images += len(data)
         return wrong / images
