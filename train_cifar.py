@@ -7,4 +7,4 @@ import sys
 from dso_nas import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.run(cli.load_images, "train_cifar.py", "demo"))
+    sys.exit(cli.run("classification", "train_cifar.py", "demo"))

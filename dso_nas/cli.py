@@ -7,15 +7,12 @@ import sys
 from typing import Any, Callable, Optional, Sequence
 
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.data.arrays import ImageDataset
-from dso_nas.data.classification import load_dataset
 from dso_nas.errors import Stopped, UserError
-from dso_nas.recipes import Recipe, load_recipe, recipe_names
+from dso_nas.recipes import load_recipe, recipe_names
 from dso_nas.reporting.tables import percent
 from dso_nas.training.workfolder import WorkFolder
 
 STAGES = ("pretrain", "search", "retrain", "evaluate", "all")
-LoadData = Callable[[Recipe, Optional[str]], ImageDataset]
 
 
 def build_parser(program: str, default_recipe: str) -> argparse.ArgumentParser:
@@ -47,10 +44,13 @@ def build_parser(program: str, default_recipe: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run(load_data: LoadData, program: str, default_recipe: str, arguments: Optional[Sequence[str]] = None) -> int:
-    """Carry out a command line; the exit status is 2 after bad input, 128 + n after signal n, else 0."""
+def run(task: str, program: str, default_recipe: str, arguments: Optional[Sequence[str]] = None) -> int:
+    """Carry out a command line of a task, 'classification' or 'segmentation'.
+
+    The exit status is 2 after bad input, 128 + n after signal n, else 0.
+    """
     options = build_parser(program, default_recipe).parse_args(arguments)
-    return report_errors(lambda: _run_stage(load_data, options))
+    return report_errors(lambda: _run_stage(task, options))
 
 
 def report_errors(action: Callable[[], Any]) -> int:
@@ -66,7 +66,7 @@ def report_errors(action: Callable[[], Any]) -> int:
     return 0
 
 
-def _run_stage(load_data: LoadData, options: argparse.Namespace) -> None:
+def _run_stage(task: str, options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.profile, _overrides(options))
     if options.genotype is not None and options.stage not in ("retrain", "evaluate"):
         raise UserError(f"--genotype: goes with retrain and evaluate, not with {options.stage}")
@@ -74,17 +74,26 @@ def _run_stage(load_data: LoadData, options: argparse.Namespace) -> None:
     folder = WorkFolder(options.work_dir or f"runs/{recipe.name}")
     with folder.lock():
         # MXNet is loaded by what follows, a second or two that a mistyped option should not cost.
-        from dso_nas.stages.run import Run
         from dso_nas.training.parallel import choose_contexts
 
         contexts = choose_contexts(options.gpus, options.cpus)
-        dataset = load_data(recipe, options.data_dir)
-        run = Run(recipe, folder, dataset, contexts, options.kvstore, options.resume)
+        run = _run_maker(task)(recipe, folder, options.data_dir, contexts, options.kvstore, options.resume)
+        dataset = run.dataset
         folder.record_run()
         recipe.save(folder.recipe)
         print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.test):,} test images; "
               f"recipe {recipe.name} on {', '.join(map(str, contexts))}", flush=True)
         _carry_out(options.stage, run, genotype)
+
+
+def _run_maker(task: str) -> Callable[..., Any]:
+    if task == "segmentation":
+        from dso_nas.stages.segmentation import segmentation_run
+
+        return segmentation_run
+    from dso_nas.stages.run import classification_run
+
+    return classification_run
 
 
 def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
@@ -95,7 +104,7 @@ def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
     from dso_nas.stages.search import search
 
     if stage in ("pretrain", "all"):
-        pretrain(run)
+        pretrain(run.before_search())
     if stage in ("search", "all"):
         genotype = search(run)
         print(f"found: {run.folder.genotype}, drawn in {run.folder.search / 'structure.png'}", flush=True)
@@ -117,8 +126,3 @@ def _overrides(options: argparse.Namespace) -> Sequence[str]:
         keys.append(f"seed={options.seed}")
     return keys + options.overrides
 
-
-def load_images(recipe: Recipe, data_dir: Optional[str]) -> ImageDataset:
-    """The recipe's classification set, out of `data_dir` or the recipe's own folder."""
-    root = data_dir or recipe.data.root
-    return load_dataset(recipe.data.dataset, root)

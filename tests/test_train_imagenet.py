@@ -19,8 +19,13 @@ SHORT = [
 ]  # fmt: skip
 
 
-def load_few(recipe, data_dir):
-    assert (recipe.data.dataset, data_dir) == ("fashion-mnist", None)
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr("dso_nas.stages.run.load_dataset", load_few)
+
+
+def load_few(name, root):
+    assert (name, root) == ("fashion-mnist", None)
     whole = load_sample()
     train, test = whole.train.subset(range(500)), whole.test.subset(range(100))
     return ImageDataset.of(whole.name, whole.title, train, test, whole.classes)
@@ -30,7 +35,7 @@ def run_all(folder, *overrides):
     """All stages of imagenet-demo, cut short, on 500 images; returns the folder's report and genotype."""
     settings = [part for override in [*SHORT, *overrides] for part in ("--set", override)]
     arguments = ["all", "--work-dir", str(folder), "--batch-size", "50", "--cpus", "1", *settings]
-    assert cli.run(load_few, "train_imagenet.py", "imagenet-demo", arguments) == 0
+    assert cli.run("classification", "train_imagenet.py", "imagenet-demo", arguments) == 0
     report = json.loads((folder / "report.json").read_text())
     return report, Genotype.load(str(folder / "search" / "genotype.json"))
 

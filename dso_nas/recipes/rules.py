@@ -65,14 +65,32 @@ class Rule:
 
 @dataclass(frozen=True)
 class SectionRule:
-    """A key that holds a section of keys."""
+    """A key that holds a section of keys, or null where `optional`."""
 
     section: Type[Section]
+    optional: bool = False
     allowed: str = "a section of keys"
 
-    def read(self, value: Any, path: str) -> Section:
+    def read(self, value: Any, path: str) -> Optional[Section]:
         """The section at `path`; raises `KeyProblem`."""
+        if value is None and self.optional:
+            return None
         return read_section(self.section, value, path)
+
+
+@dataclass(frozen=True)
+class SectionListRule:
+    """A key that holds a list of 1 to `high` sections of keys."""
+
+    section: Type[Section]
+    high: int = 16
+    allowed: str = "a list of sections of keys"
+
+    def read(self, value: Any, path: str) -> Tuple[Section, ...]:
+        """The sections at `path`; raises `KeyProblem`."""
+        if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= self.high:
+            raise KeyProblem(path, f"must be a list of 1 to {self.high} sections of keys, not {show(value)}")
+        return tuple(read_section(self.section, item, f"{path}[{place}]") for place, item in enumerate(value))
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ class KindRule:
         return read_section(self.sections[kind], value, path)
 
 
-AnyRule = Union[Rule, SectionRule, KindRule]
+AnyRule = Union[Rule, SectionRule, SectionListRule, KindRule]
 
 
 def key(rule: AnyRule, meaning: str, default: Any = dataclasses.MISSING) -> Any:

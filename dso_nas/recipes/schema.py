@@ -7,15 +7,15 @@ and the comparisons of Table 1. A key without a default is required.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
-from dso_nas.errors import UserError
+from dso_nas.files import write_durably
 from dso_nas.recipes.rules import (
     KindRule,
     Section,
+    SectionListRule,
     SectionRule,
     boolean,
     choice,
@@ -31,6 +31,7 @@ from dso_nas.recipes.yaml_text import dump_yaml
 
 Conflicts = Iterator[Tuple[str, str]]
 
+SEGMENTATION_SETS = ("fashion-scenes", "voc2012", "voc-aug", "coco-voc", "coco-sbd-voc")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "records")
 OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "max_pool_3x3", "avg_pool_3x3")
 PROFILES = ("default", "paper", "published")
@@ -274,6 +275,44 @@ class Retrain(Training):
 
 
 @dataclass(frozen=True)
+class Phase(Training):
+    """One phase of training the found network for segmentation."""
+
+    dataset: Optional[str] = key(
+        optional(choice(*SEGMENTATION_SETS)), "which pictures; null: segmentation.dataset", None
+    )
+
+
+@dataclass(frozen=True)
+class Segmentation(Section):
+    """What search_seg.py searches on; pretrain and retrain then train the feature extractor on `data` (Section 4.4)."""
+
+    dataset: str = key(choice(*SEGMENTATION_SETS), "pictures that the search is on")
+    phases: Tuple[Phase, ...] = key(SectionListRule(Phase), "training of the found network, after retrain")
+    root: Optional[str] = key(optional(text()), "folder of the pictures; null: none is needed", None)
+    pretrained_from: Optional[str] = key(
+        optional(text()), "folder of a train_imagenet.py run whose pretrain serves; null: this run's own", None
+    )
+    retrained_from: Optional[str] = key(
+        optional(text()), "folder of a train_imagenet.py run whose retrain serves; null: this run's own", None
+    )
+    ratio: Tuple[int, int] = key(_ratio, "pictures of D_w to pictures of D_lambda", (4, 1))
+    split_seed: int = key(integer(0, 2**31 - 1), "seed of that division", 0)
+    crop: int = key(integer(16, 4096), "side in pixels of what the network sees", 513)
+    scales: Tuple[float, float] = key(listing(_rate, 2, 2), "smallest and largest random scale", (0.5, 2.0))
+    flip: bool = key(boolean(), "mirror half of the pictures left to right", True)
+    jitter: float = key(_probability, "largest relative change of brightness, contrast and saturation", 0.0)
+    output_stride: int = key(integer(1, 1024), "side of a picture over that of the last map", 16)
+    head_channels: int = key(integer(1, 4096), "channels of the DeepLab v3 head", 256)
+    dropout: float = key(_probability, "probability of dropping a feature of the head", 0.1)
+    auxiliary_weight: float = key(number(), "weight of the auxiliary head's loss in the phases; 0: no head", 0.0)
+    evaluation_scales: Tuple[float, ...] = key(
+        listing(_rate, 1, 16), "scales that `evaluate` averages, besides the single one",
+        (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+    )
+
+
+@dataclass(frozen=True)
 class Compare(Section):
     """What the found architecture is compared with, each trained as in retrain (Table 1, last rows)."""
 
@@ -306,6 +345,9 @@ class Recipe(Section):
     profile: str = key(choice(*PROFILES), "the profile that was laid over it", "default")
     seed: int = key(integer(0, 2**31 - 1), "seed of everything random but the division of the data", 0)
     memory: Memory = key(SectionRule(Memory), "memory against time", Memory())
+    segmentation: Optional[Segmentation] = key(
+        SectionRule(Segmentation, optional=True), "segmentation; null: classification", None
+    )
     compare: Compare = key(SectionRule(Compare), "comparisons", Compare())
     checkpoint: Checkpoint = key(SectionRule(Checkpoint), "checkpoints", Checkpoint())
 
@@ -329,10 +371,4 @@ class Recipe(Section):
         Raises:
             UserError: the file cannot be written.
         """
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_text(self.to_yaml(), encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
-            raise UserError(f"{path}: the recipe cannot be written there ({error.strerror})") from None
+        write_durably(path, [self.to_yaml().encode("utf-8")])

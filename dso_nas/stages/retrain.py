@@ -13,7 +13,6 @@ from dso_nas.budgets.width import fit_parameters
 from dso_nas.networks.drop_path import draw_paths, path_probabilities
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer
-from dso_nas.training.checkpoint import Checkpoint
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
 
@@ -118,7 +117,7 @@ def retrain(run: Run, genotype: Genotype) -> Dict[str, float]:
 def train_derived(run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0, epochs: Optional[int] = None,
                   folder: str = "retrain") -> Dict[str, float]:
     """Train a derived network through all phases of the run's retraining in `folder`; its test values at the end."""
-    before: Optional[Checkpoint] = None
+    before = run.lent()
     values: Dict[str, float] = {}
     for phase, place in run.phases():
         name = f"{folder}/{place}" if place else folder
@@ -127,4 +126,6 @@ def train_derived(run: Run, spec: NetworkSpec, genotype: Genotype, number: int =
             phase.start_from(task.learner, before.arrays)
         phase.train(task, run.folder.path / name)
         before, values = finished_checkpoint(run.folder.path / name, name), task.values
+        if folder == "retrain":
+            phase.picture(task.learner)
     return values

@@ -17,6 +17,7 @@ from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches
+from dso_nas.data.classification import load_dataset
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
@@ -70,6 +71,11 @@ class Run:
         """The supernet's lambda parameters."""
         return self.space.layout
 
+    @property
+    def split_rule(self) -> Tuple[int, Tuple[int, int]]:
+        """Seed and ratio of the split."""
+        return self.recipe.data.split_seed, self.recipe.data.ratio
+
     @functools.cached_property
     def split(self) -> Split:
         """D_w and D_lambda, kept in one file of the folder.
@@ -78,7 +84,7 @@ class Run:
             UserError: the file there is of other data, or of another seed or ratio than the recipe's.
         """
         path = self.folder.path / "split.json"
-        seed, ratio = self.recipe.data.split_seed, self.recipe.data.ratio
+        seed, ratio = self.split_rule
         wanted = Split.of(self.dataset, seed, ratio)
         if not path.exists():
             wanted.save(path)
@@ -143,9 +149,28 @@ class Run:
         plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb)
         return Learner(network, self.contexts, self.loss(), self.kvstore, plan.groups)
 
+    def before_search(self) -> Run:
+        """The run that pre-training is of."""
+        return self
+
+    def pretrained(self) -> Optional[Checkpoint]:
+        """What the search starts from, None for random weights.
+
+        Raises:
+            UserError: pre-training has not ended.
+        """
+        return finished_checkpoint(self.folder.pretrain, "pretrain") if self.recipe.pretrain.epochs else None
+
     def phases(self) -> List[Tuple[Run, str]]:
         """What a derived network is trained on, one after the other, and each phase's folder inside its own."""
         return [(self, "")]
+
+    def lent(self) -> Optional[Checkpoint]:
+        """What another run lends the first phase to start from, None for random weights."""
+        return None
+
+    def picture(self, learner: Learner) -> None:
+        """Draw what a trained network does, where the task has something to draw."""
 
     def start_from(self, learner: Learner, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over an earlier phase's or stage's weights; optimizers start anew.
@@ -172,6 +197,19 @@ class Run:
         cadence = self.recipe.checkpoint
         with Monitor(self.folder.path, task.name) as monitor:
             Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes).run(latest)
+
+
+def classification_run(recipe: Recipe, folder: WorkFolder, data_dir: Optional[str], contexts: Sequence[mx.Context],
+                       kvstore: Optional[str], resume: bool) -> Run:
+    """The run of a recipe on its classification set, in `data_dir` or the recipe's own folder.
+
+    Raises:
+        UserError: data is missing or bad, or the recipe is one for segmentation.
+    """
+    if recipe.segmentation is not None:
+        raise UserError(f"--recipe {recipe.name}: is for segmentation, give it to search_seg.py")
+    dataset = load_dataset(recipe.data.dataset, data_dir or recipe.data.root)
+    return Run(recipe, folder, dataset, contexts, kvstore, resume)
 
 
 def warn(text: str) -> None:

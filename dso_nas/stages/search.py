@@ -13,7 +13,7 @@ from dso_nas.budgets.latency import measure_genotype
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.reporting.plots import draw_search
-from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer, warn, weights_of
+from dso_nas.stages.run import Run, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import PARAMETER, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.monitor import read_metrics
@@ -61,10 +61,6 @@ class SearchTask(Task):
                                        begin_lambda_step=self._lambda_steps)
         self._apg_nag.set_gamma(self._regularizer.gamma(self._values))
         self.learner.add_group(LAMBDAS, list(self.network.lambdas.values()), self._apg_nag)
-
-    def load_weights(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Start from pre-trained weights; lambdas and optimizers start anew."""
-        self._run.start_from(self.learner, arrays)
 
     def steps_per_epoch(self) -> int:
         """See Task."""
@@ -178,8 +174,9 @@ def search(run: Run) -> Genotype:
         UserError: pre-training has not ended, or no lambda went through the soft-threshold.
     """
     task = SearchTask(run)
-    if run.recipe.pretrain.epochs:
-        task.load_weights(finished_checkpoint(run.folder.pretrain, "pretrain").arrays)
+    pretrained = run.pretrained()
+    if pretrained is not None:
+        run.start_from(task.learner, pretrained.arrays)
     run.train(task, run.folder.search)
     for warning in task.warnings:
         warn(warning)

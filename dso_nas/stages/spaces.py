@@ -67,8 +67,8 @@ class NormalSpace:
         return self.spec if widths is None else self.spec.with_widths(widths)
 
     def placed(self, spec: NetworkSpec) -> NetworkSpec:
-        """The macro-structure `spec` as a phase of retraining takes it."""
-        return spec
+        """The macro-structure `spec` for this space's own images and classes."""
+        return self.spec.with_widths(spec.widths)
 
     def cost(self, spec: NetworkSpec, genotype: Optional[Genotype] = None,
              conventions: Optional[Conventions] = None) -> CostTable:

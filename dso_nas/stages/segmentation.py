@@ -1,0 +1,241 @@
+"""Segmentation as a run: the search on pictures with masks, the found network trained in phases (paper, section 4.4).
+
+The stages are those of classification. Pre-training, and the first phase of retraining, train the feature extractor on
+classification; the search and the later phases train it below the DeepLab v3 head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from dso_nas.architecture.cost import Conventions, CostTable
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.segmentation_cost import segmentation_cost
+from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.data.arrays import ImageArrays
+from dso_nas.data.classification import load_dataset
+from dso_nas.data.segmentation import (
+    SegmentationAugmentation,
+    SegmentationBatches,
+    SegmentationDataset,
+    load_segmentation,
+)
+from dso_nas.errors import UserError
+from dso_nas.networks.segmentation import DerivedSegmentationNetwork, SegmentationSuperNet, load_backbone
+from dso_nas.recipes import Recipe
+from dso_nas.recipes.schema import Phase, Retrain, Segmentation
+from dso_nas.reporting.sheet import draw_sheet
+from dso_nas.stages.run import Run, finished_checkpoint
+from dso_nas.stages.spaces import NormalSpace
+from dso_nas.training.checkpoint import Checkpoint
+from dso_nas.training.learner import PARAMETER, Learner
+from dso_nas.training.losses import SegmentationLoss
+from dso_nas.training.segmentation_metric import SegmentationMetric, background_only, multi_scale_probabilities
+from dso_nas.training.workfolder import WorkFolder
+
+LoadPictures = Callable[[str], SegmentationDataset]
+EVALUATION_BATCH = 16
+SHEET_ROWS = 6
+
+
+class SegmentationSpace(NormalSpace):
+    """The normal space as the feature extractor of a segmentation network."""
+
+    def __init__(self, spec: NetworkSpec, scope: str, packed: bool, settings: Segmentation) -> None:
+        super().__init__(spec, scope, packed)
+        self._settings = settings
+
+    def supernet(self, genotype: Optional[Genotype] = None) -> SegmentationSuperNet:
+        """See NormalSpace; with the head."""
+        return SegmentationSuperNet(self.layout, genotype, self._settings.head_channels, self._settings.dropout)
+
+    def derived(self, spec: NetworkSpec, genotype: Genotype, settings: Any = None) -> DerivedSegmentationNetwork:
+        """See NormalSpace; with the head."""
+        if settings is None:
+            return DerivedSegmentationNetwork(spec, genotype, head_channels=self._settings.head_channels)
+        return DerivedSegmentationNetwork(
+            spec, genotype, drop_path=settings.drop_path > 0, head_channels=self._settings.head_channels,
+            dropout=self._settings.dropout, auxiliary=settings.auxiliary_weight > 0)
+
+    def cost(self, spec: NetworkSpec, genotype: Optional[Genotype] = None,
+             conventions: Optional[Conventions] = None) -> CostTable:
+        """See NormalSpace; at the crop, with the head."""
+        return segmentation_cost(spec, genotype, self._settings.head_channels, conventions)
+
+
+class BackboneRun(Run):
+    """The feature extractor on classification: pre-training and the first phase of retraining, on all its images."""
+
+    def part(self, name: str) -> ImageArrays:
+        """All training images: the split is for the search, which is on other pictures."""
+        return self.dataset.train
+
+
+@dataclasses.dataclass
+class SegmentationRun(Run):
+    """A run on pictures with masks; `backbone` is the feature extractor's, `load` gives the pictures of a phase."""
+
+    backbone: Optional[BackboneRun] = None
+    load: Optional[LoadPictures] = None
+
+    @property
+    def settings(self) -> Segmentation:
+        """The recipe's section."""
+        return self.recipe.segmentation
+
+    @functools.cached_property
+    def space(self) -> SegmentationSpace:
+        """See Run; at the crop's size and the output stride."""
+        network, settings = self.recipe.network, self.settings
+        spec = NetworkSpec.of(network, len(self.dataset.classes), (3, settings.crop, settings.crop))
+        spec = dataclasses.replace(spec, output_stride=settings.output_stride)
+        return SegmentationSpace(spec, network.scope, network.packed, settings)
+
+    @property
+    def split_rule(self) -> Tuple[int, Tuple[int, int]]:
+        """See Run."""
+        return self.settings.split_seed, self.settings.ratio
+
+    def batches(self, arrays: Any, batch_size: int, stream: str, cutout: int) -> SegmentationBatches:
+        """See Run; there is no cutout in segmentation."""
+        settings = self.settings
+        augmentation = SegmentationAugmentation(self.dataset.mean, self.dataset.std, settings.crop, settings.scales,
+                                                settings.flip, settings.jitter)
+        return SegmentationBatches(arrays, batch_size, augmentation, self.recipe.seed, stream)
+
+    def plain_batches(self, arrays: Any) -> Iterable[Tuple[np.ndarray, np.ndarray]]:
+        """See Run; pictures are brought into the crop, what is beside them is ignored."""
+        augmentation = SegmentationAugmentation(self.dataset.mean, self.dataset.std, self.settings.crop)
+        return SegmentationBatches(arrays, min(EVALUATION_BATCH, len(arrays)), augmentation, self.recipe.seed,
+                                   "evaluation", shuffle=False, last="keep").epoch(0)
+
+    def validation(self) -> Iterable[Tuple[np.ndarray, np.ndarray]]:
+        """See Run: always the test pictures."""
+        return self.plain_batches(self.dataset.test)
+
+    def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> SegmentationLoss:
+        """See Run; labels are not smoothed in segmentation."""
+        return SegmentationLoss(auxiliary_weight)
+
+    def evaluate(self, learner: Learner, batches: Iterable[Tuple[np.ndarray, np.ndarray]],
+                 prefix: str) -> Dict[str, float]:
+        """`{prefix}_error` (1 - mIoU), `{prefix}_miou` and `{prefix}_pixel_accuracy`, fractions."""
+        metric = SegmentationMetric(len(self.dataset.classes))
+        for data, masks in batches:
+            metric.update(_predicted(learner, data), masks)
+        return _values(metric, prefix)
+
+    def test(self, learner: Learner) -> Dict[str, float]:
+        """See Run; and the same over several scales with flip."""
+        values = super().test(learner)
+        metric = SegmentationMetric(len(self.dataset.classes))
+        context = learner.contexts[0]
+
+        def probabilities(data: np.ndarray) -> np.ndarray:
+            return mx.nd.softmax(_logits(learner.network(mx.nd.array(data, ctx=context))), axis=1).asnumpy()
+
+        for data, masks in self.plain_batches(self.dataset.test):
+            mean = multi_scale_probabilities(probabilities, data, self.settings.evaluation_scales, True,
+                                             self.settings.crop)
+            metric.update(mean.argmax(axis=1), masks)
+        several = _values(metric, "multi_scale")
+        return {**values, **{name: several[name] for name in ("multi_scale_miou", "multi_scale_pixel_accuracy")}}
+
+    def before_search(self) -> Run:
+        """See Run: the feature extractor's."""
+        return self.backbone
+
+    def pretrained(self) -> Optional[Checkpoint]:
+        """See Run; a train_imagenet.py run may lend its own."""
+        if self.settings.pretrained_from is None:
+            return super().pretrained()
+        return finished_checkpoint(Path(self.settings.pretrained_from) / "pretrain", "pretrain")
+
+    def start_from(self, learner: Learner, arrays: Mapping[str, np.ndarray]) -> None:
+        """See Run; weights of a classification network are the feature extractor's."""
+        if any(name.startswith(f"{PARAMETER}fc1_") for name in arrays):
+            load_backbone(learner.network, arrays)
+        else:
+            super().start_from(learner, arrays)
+
+    def phases(self) -> List[Tuple[Run, str]]:
+        """The feature extractor on classification (unless another run lends it), then the recipe's phases."""
+        own = [] if self.settings.retrained_from else [(self.backbone, "backbone")]
+        return own + [(self._phase(phase), f"phase-{number}")
+                      for number, phase in enumerate(self.settings.phases, start=1)]
+
+    def lent(self) -> Optional[Checkpoint]:
+        """See Run."""
+        if self.settings.retrained_from is None:
+            return None
+        return finished_checkpoint(Path(self.settings.retrained_from) / "retrain", "retrain")
+
+    def _phase(self, phase: Phase) -> SegmentationRun:
+        name = phase.dataset or self.settings.dataset
+        dataset = self.dataset if name == self.settings.dataset else self.load(name)
+        return dataclasses.replace(self, dataset=dataset, recipe=_phase_recipe(self.recipe, phase))
+
+    def notes(self) -> List[str]:
+        """See Run."""
+        lowest = background_only(self.dataset.test, len(self.dataset.classes))
+        return ["The test error is 1 - mIoU, the mean over classes of intersection over union.",
+                f"Predicting the background everywhere has an mIoU of {100 * lowest:.2f} %.",
+                "Inputs, truths and predictions are drawn in retrain/pictures.png."]
+
+    def picture(self, learner: Learner) -> None:
+        """Draw some test pictures, their masks and what the network says, into retrain/pictures.png."""
+        data, masks = next(iter(self.plain_batches(self.dataset.test)))
+        data, masks = data[:SHEET_ROWS], masks[:SHEET_ROWS].astype(np.uint8)
+        pixels = data.transpose(0, 2, 3, 1) * self.dataset.std + self.dataset.mean
+        draw_sheet(self.folder.retrain / "pictures.png", list(np.clip(pixels, 0, 255).astype(np.uint8)), list(masks),
+                   list(_predicted(learner, data).astype(np.uint8)), self.dataset.classes)
+
+
+def _logits(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _predicted(learner: Learner, data: np.ndarray) -> np.ndarray:
+    """Labels (B, H, W) of a batch, on the first device."""
+    logits = _logits(learner.network(mx.nd.array(data, ctx=learner.contexts[0])))
+    return logits.argmax(axis=1).asnumpy().astype(np.int64)
+
+
+def _values(metric: SegmentationMetric, prefix: str) -> Dict[str, float]:
+    values = metric.values()
+    return {f"{prefix}_error": 1 - values["miou"], f"{prefix}_miou": values["miou"],
+            f"{prefix}_pixel_accuracy": values["pixel_accuracy"]}
+
+
+def _phase_recipe(recipe: Recipe, phase: Phase) -> Recipe:
+    """The recipe with a phase's training as its retraining."""
+    names = {field.name for field in dataclasses.fields(phase)} - {"dataset"}
+    training = {name: getattr(phase, name) for name in names}
+    retrain = Retrain(**training, auxiliary_weight=recipe.segmentation.auxiliary_weight,
+                      drop_path=recipe.retrain.drop_path, drop_path_rule=recipe.retrain.drop_path_rule)
+    return dataclasses.replace(recipe, retrain=retrain)
+
+
+def segmentation_run(recipe: Recipe, folder: WorkFolder, data_dir: Optional[str], contexts: Sequence[mx.Context],
+                     kvstore: Optional[str], resume: bool) -> SegmentationRun:
+    """The run of a recipe with a segmentation section; `data_dir` holds the pictures.
+
+    Raises:
+        UserError: the recipe has no such section, or data is missing or bad.
+    """
+    if recipe.segmentation is None:
+        raise UserError(f"--recipe {recipe.name}: has no section 'segmentation'; choose voc-share or seg-demo")
+    root = data_dir or recipe.segmentation.root
+
+    def load(name: str) -> SegmentationDataset:
+        return load_segmentation(name, root)
+
+    common = (contexts, kvstore, resume)
+    backbone = BackboneRun(recipe, folder, load_dataset(recipe.data.dataset, recipe.data.root), *common)
+    return SegmentationRun(recipe, folder, load(recipe.segmentation.dataset), *common, backbone, load)
