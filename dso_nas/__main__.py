@@ -19,7 +19,11 @@ class Tool(NamedTuple):
 
 TOOLS = {
     "show": Tool("dso_nas.tools.show", "what a run's folder or a genotype file holds"),
+    "prepare": Tool("dso_nas.tools.prepare", "record files out of a folder of images, ImageNet's archives or CIFAR-10"),
     "cost": Tool("dso_nas.tools.cost", "parameters, multiply-adds and memory access of a genotype or a recipe"),
+    "latency": Tool("dso_nas.tools.latency", "measured latency of genotypes, and the table of operations for a search"),
+    "launch": Tool("dso_nas.tools.launch", "a command on several workers, on this machine or on many, watched"),
+    "export": Tool("dso_nas.tools.export", "a trained network for MXNet without this package, or as ONNX"),
     "convert": Tool("symbols.checkpoints", "a checkpoint of the published code to ours, or back"),
     "compare": Tool("symbols.comparison", "a published checkpoint's own symbol against our network, number for number"),
 }

@@ -6,11 +6,14 @@ import argparse
 import sys
 from typing import Any, Callable, Optional, Sequence
 
+import numpy as np
+
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.errors import Stopped, UserError
 from dso_nas.recipes import load_recipe, recipe_names
 from dso_nas.reporting.tables import percent
-from dso_nas.training.workfolder import WorkFolder
+from dso_nas.training.mirror import run_folder
+from dso_nas.training.workers import DEVICE_STORES, WORKER_STORES, default_kvstore, joined
 
 STAGES = ("pretrain", "search", "retrain", "evaluate", "all")
 
@@ -31,9 +34,10 @@ def build_parser(program: str, default_recipe: str) -> argparse.ArgumentParser:
     devices = parser.add_mutually_exclusive_group()
     devices.add_argument("--gpus", metavar="0,1", help="GPUs to use (default: all)")
     devices.add_argument("--cpus", type=int, metavar="N", help="CPU contexts to use (default without a GPU: 1)")
-    parser.add_argument("--kvstore", default="device", choices=("local", "device"),
-                        help="where gradients of several devices are summed (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images of a step, over all devices")
+    parser.add_argument("--kvstore", default=default_kvstore(), choices=DEVICE_STORES + WORKER_STORES,
+                        help="where gradients of several devices are summed; dist_* for workers that "
+                             "'python -m dso_nas launch' started (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images of a step, over all devices and workers")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of the stage, or of each stage of 'all'")
     parser.add_argument("--seed", type=int, help="seed of everything random but the split of the data")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints in the work folder")
@@ -71,8 +75,7 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
     if options.genotype is not None and options.stage not in ("retrain", "evaluate"):
         raise UserError(f"--genotype: goes with retrain and evaluate, not with {options.stage}")
     genotype = Genotype.load(options.genotype) if options.genotype else None
-    folder = WorkFolder(options.work_dir or f"runs/{recipe.name}")
-    with folder.lock():
+    with joined(options.kvstore) as workers, run_folder(options.work_dir or f"runs/{recipe.name}", workers) as folder:
         # MXNet is loaded by what follows, a second or two that a mistyped option should not cost.
         from dso_nas.training.parallel import choose_contexts
 
@@ -81,6 +84,8 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
         dataset = run.dataset
         folder.record_run()
         recipe.save(folder.recipe)
+        workers.check_same("start", {"recipe": np.frombuffer(folder.recipe.read_bytes(), np.uint8),
+                                     "number of images": np.array([len(dataset.train), len(dataset.test)])})
         print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.test):,} test images; "
               f"recipe {recipe.name} on {', '.join(map(str, contexts))}", flush=True)
         _carry_out(options.stage, run, genotype)
@@ -91,7 +96,7 @@ def _run_maker(task: str) -> Callable[..., Any]:
         from dso_nas.stages.segmentation import segmentation_run
 
         return segmentation_run
-    from dso_nas.stages.run import classification_run
+    from dso_nas.stages.classification import classification_run
 
     return classification_run
 

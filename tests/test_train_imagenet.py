@@ -21,10 +21,10 @@ SHORT = [
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr("dso_nas.stages.run.load_dataset", load_few)
+    monkeypatch.setattr("dso_nas.stages.classification.load_images", load_few)
 
 
-def load_few(name, root):
+def load_few(name, root, streaming):
     assert (name, root) == ("fashion-mnist", None)
     whole = load_sample()
     train, test = whole.train.subset(range(500)), whole.test.subset(range(100))

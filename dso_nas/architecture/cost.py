@@ -119,7 +119,7 @@ def block_cost(
     spec: NetworkSpec, unit: Unit, block: BlockGenotype, conventions: Optional[Conventions] = None
 ) -> CostTable:
     """Costs of a convolution block's layers at a unit's place, its shortcut included."""
-    return _table(_block_layers(spec, unit, block), conventions or Conventions())
+    return cost_table(_block_layers(spec, unit, block), conventions or Conventions())
 
 
 def network_cost(
@@ -131,22 +131,32 @@ def network_cost(
         GenotypeError: the genotype does not fit the network.
         UserError: an auxiliary head is asked for where the network has no room for it.
     """
+    conventions = conventions or Conventions()
+    layers = backbone_layers(spec, genotype) + _head_layers(spec)
+    if conventions.aux_head:
+        layers += _aux_layers(spec)
+    return cost_table(layers, conventions)
+
+
+def backbone_layers(spec: NetworkSpec, genotype: Optional[Genotype] = None) -> List[Layer]:
+    """Stem, blocks and reductions of a genotype's network, or of the completely connected one.
+
+    Raises:
+        GenotypeError: the genotype does not fit the network.
+    """
     genotype = genotype or Genotype.full(spec, "share")
     genotype.check_fits(spec)
-    conventions = conventions or Conventions()
     layers = _stem_layers(spec)
     for unit in spec.units():
         if unit.kind == "block":
             layers += _block_layers(spec, unit, genotype.block(unit))
         else:
             layers += _reduction_layers(spec, unit, genotype.reduction(unit))
-    layers += _head_layers(spec)
-    if conventions.aux_head:
-        layers += _aux_layers(spec)
-    return _table(layers, conventions)
+    return layers
 
 
-def _table(layers: Iterable[Layer], conventions: Conventions) -> CostTable:
+def cost_table(layers: Iterable[Layer], conventions: Conventions) -> CostTable:
+    """What each of the layers costs."""
     return CostTable(tuple(CostRow(layer, operation_cost(layer, conventions)) for layer in layers))
 
 
@@ -251,5 +261,6 @@ FORMULAS: Dict[str, Callable[[Layer], Cost]] = {
     "sep_conv": _sep_conv,
     "max_pool": _pool,
     "avg_pool": _pool,
+    "resize": _pool,
     "batch_norm": _fused,
 }

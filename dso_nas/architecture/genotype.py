@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from typing import Any, Dict, Mapping, Set, Tuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from dso_nas.architecture.genotype_file import SHARED, SPACE
 from dso_nas.architecture.lambdas import SCOPES
 from dso_nas.architecture.topology import REDUCTION_OPERATIONS, BlockTopology, NetworkSpec, Unit
 from dso_nas.errors import UserError
+from dso_nas.files import write_durably
 
 __all__ = ["SHARED", "BlockGenotype", "Genotype", "GenotypeError"]
 
@@ -80,16 +80,10 @@ class Genotype:
         """Write the JSON file; a reader sees the old file or the new one, never a part.
 
         Raises:
-            GenotypeError: the file cannot be written.
+            UserError: the file cannot be written.
         """
         text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise GenotypeError(f"{path}: cannot write the genotype: {error.strerror}") from error
+        write_durably(path, [text.encode("utf-8")])
 
     @classmethod
     def load(cls, path: str) -> Genotype:

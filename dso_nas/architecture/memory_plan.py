@@ -12,6 +12,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.genotype import BlockGenotype, Genotype
+from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec, Unit
 from dso_nas.errors import UserError
 
@@ -55,16 +56,18 @@ def block_groups(segments: int) -> List[Group]:
 
 
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
-                limit_mb: Optional[float] = None) -> MemoryPlan:
+                limit_mb: Optional[float] = None, head_channels: Optional[int] = None) -> MemoryPlan:
     """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto').
 
     'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
+    `head_channels` are those of the DeepLab v3 head, None with the classifier.
 
     Raises:
         UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
     """
-    segments = network_segments(spec, genotype)
-    parameters = 3 * _BYTES * network_cost(spec, genotype).total.parameters
+    segments = network_segments(spec, genotype, head_channels)
+    costs = segmentation_cost(spec, genotype, head_channels) if head_channels else network_cost(spec, genotype)
+    parameters = 3 * _BYTES * costs.total.parameters
     everything = block_groups(len(segments))
     if mirroring == "none":
         return MemoryPlan(None, _bytes(segments, [], batch), parameters)
@@ -79,8 +82,11 @@ def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mir
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
 
-def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None) -> List[Segment]:
+def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None,
+                     head_channels: Optional[int] = None) -> List[Segment]:
     """Stem, units and head in forward order; the completely connected network without a genotype.
+
+    The head is the DeepLab v3 one with `head_channels`, else the classifier.
 
     Raises:
         GenotypeError: the genotype does not fit the network.
@@ -94,7 +100,18 @@ def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None) -> 
         else:
             segments.append(_reduction(spec, unit, len(genotype.reduction(unit))))
     last = _map(spec, spec.stages, spec.widths[-1])
-    return segments + [Segment(last, 2 * last, 2 * last)]
+    head = _segmentation_head(spec, last, head_channels) if head_channels else Segment(last, 2 * last, 2 * last)
+    return segments + [head]
+
+
+def _segmentation_head(spec: NetworkSpec, last: int, channels: int) -> Segment:
+    """The head's maps, and the loss's: logits of every pixel and their logarithms, and the gradients of both."""
+    size = _map(spec, spec.stages, channels)
+    pixels = spec.classes * spec.image_shape[1] * spec.image_shape[2]
+    # Four convolutions before and after BatchNorm, five maps side by side, two more convolutions, dropout and its mask.
+    maps = 4 * 2 + 5 + 2 * 2 + 2
+    kept = 2 * last + maps * size + _map(spec, spec.stages, spec.classes) + 2 * pixels
+    return Segment(last, kept, max(2 * pixels, 10 * size))
 
 
 def _map(spec: NetworkSpec, stage: int, channels: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -186,9 +186,13 @@ class NetworkSpec:
     `blocks` and `widths` (channels) are per stage, `image_shape` is (channels, height, width).
     Every stage but the last ends in a reduction block of stride 2 that also widens to the next stage's width.
 
+    `output_stride` is the side of an image over that of the last map, where it is kept from growing (DeepLab v3, atrous
+    convolution): the reductions that would exceed it have stride 1, and behind each the dilation of the stages'
+    separable convolutions doubles. None leaves every stride.
+
     Raises:
         UserError: lists that do not match, numbers below one, an unknown stem, an operation listed twice (its
-            parameters would share names).
+            parameters would share names), an output stride that no stage has.
     """
 
     topology: BlockTopology
@@ -197,6 +201,7 @@ class NetworkSpec:
     widths: Tuple[int, ...]
     classes: int
     image_shape: Tuple[int, int, int]
+    output_stride: Optional[int] = None
 
     def __post_init__(self) -> None:
         for field in ("blocks", "widths", "image_shape"):
@@ -213,6 +218,9 @@ class NetworkSpec:
             raise UserError(f"classes: {self.classes!r} is not a whole number of at least 1")
         if len(set(self.topology.operations)) != self.topology.num_operations:
             raise UserError(f"operations: {', '.join(self.topology.operations)} names one twice")
+        stride, strides = self.output_stride, self._strides
+        if stride is not None and not (_is_count(stride) and stride in strides):
+            raise UserError(f"output_stride: {stride!r} cannot be had, choose one of {', '.join(map(str, strides))}")
 
     @classmethod
     def of(cls, settings: Any, classes: int, image_shape: Tuple[int, int, int]) -> NetworkSpec:
@@ -269,11 +277,25 @@ class NetworkSpec:
         size = self.image_shape[1:]
         return size if self.stem == "cifar" else halved(halved(size))
 
+    @property
+    def _strides(self) -> Tuple[int, ...]:
+        """Side of an image over that of each stage's map if every reduction has stride 2."""
+        first = self.stem_stride ** len(self.stem_widths)
+        return tuple(first * 2**reductions for reductions in range(self.stages))
+
+    def reduction_stride(self, stage: int) -> int:
+        """Stride of the reduction at the end of a stage, counted from 1: 2, or 1 where the output stride is reached."""
+        return 2 if self.output_stride is None or self._strides[stage] <= self.output_stride else 1
+
+    def stage_dilation(self, stage: int) -> int:
+        """Dilation of a stage's separable convolutions and of its reduction's: the product of the strides left out."""
+        return 1 if self.output_stride is None else max(1, self._strides[stage - 1] // self.output_stride)
+
     def stage_size(self, stage: int) -> Tuple[int, int]:
-        """Height and width inside a stage, counted from 1 (its reduction halves them on the way out)."""
+        """Height and width inside a stage, counted from 1 (its reduction halves them on the way out, if it strides)."""
         size = self.stem_size
-        for _ in range(1, stage):
-            size = halved(size)
+        for before in range(1, stage):
+            size = halved(size) if self.reduction_stride(before) == 2 else size
         return size
 
 

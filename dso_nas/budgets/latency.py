@@ -75,25 +75,37 @@ def measure(network: Any, context: mx.Context, image_shape: Tuple[int, int, int]
     """Time an initialised network, compiled as its owner wants it, in evaluation mode on one device.
 
     `image_shape` is (channels, height, width), `protocol` a key of PROTOCOLS. A measurement whose spread is too large
-    is made again, three times in all. Draws no random number of MXNet's or NumPy's global generators.
+    is made again, three times in all. Draws no random number of MXNet's or NumPy's global generators, and records
+    nothing, whatever is being recorded around it.
 
     Raises:
         UserError: every measurement's spread was above `largest_spread`.
     """
-    plan = PROTOCOLS[protocol]
     images = mx.nd.array(np.random.default_rng(0).normal(size=(batch, *image_shape)), ctx=context)
+    return timed(lambda: network(images).wait_to_read(), context, protocol, largest_spread)
+
+
+def timed(action: Callable[[], None], context: mx.Context, protocol: str = "median",
+          largest_spread: float = LARGEST_SPREAD) -> Latency:
+    """Time what an action does on a device and waits for, as `measure` does.
+
+    Raises:
+        UserError: see `measure`.
+    """
+    plan = PROTOCOLS[protocol]
     # A training step that is still under way would be counted.
     mx.nd.waitall()
     spreads = []
-    for _ in range(ATTEMPTS):
-        times = [_milliseconds(network, images) for _ in range(plan.warmup + plan.runs)]
-        latency = Latency.of(times[plan.warmup:], plan.statistic)
-        if latency.spread <= largest_spread:
-            return latency
-        spreads.append(latency.spread)
+    with mx.autograd.pause(train_mode=False):
+        for _ in range(ATTEMPTS):
+            times = [_milliseconds(action) for _ in range(plan.warmup + plan.runs)]
+            latency = Latency.of(times[plan.warmup:], plan.statistic)
+            if latency.spread <= largest_spread:
+                return latency
+            spreads.append(latency.spread)
     raise UserError(f"latency: on {context} the middle half of {plan.runs} runs is {100 * min(spreads):.0f}% of their "
                     f"median wide, more than {100 * largest_spread:g}%; free the device of other work, or allow more "
-                    "(search.latency_spread)")
+                    "(search.latency_spread, or --spread)")
 
 
 def measure_genotype(spec: NetworkSpec, genotype: Genotype, context: mx.Context, batch: int = 1,
@@ -103,8 +115,20 @@ def measure_genotype(spec: NetworkSpec, genotype: Genotype, context: mx.Context,
     Raises:
         UserError: as `measure`, or the genotype does not fit the macro-structure.
     """
+    return measure_built(lambda: DerivedNetwork(spec, genotype), context, spec.image_shape, batch, protocol,
+                         largest_spread)
+
+
+def measure_built(build: Callable[[], Any], context: mx.Context, image_shape: Tuple[int, int, int], batch: int = 1,
+                  protocol: str = "median", largest_spread: float = LARGEST_SPREAD) -> Latency:
+    """`measure` of a network that `build` makes, without values, and that goes again.
+
+    Raises:
+        UserError: see `measure`.
+    """
     try:
-        return measure(_compiled(spec, genotype, context), context, spec.image_shape, batch, protocol, largest_spread)
+        with mx.autograd.pause(train_mode=False):
+            return measure(compiled(build(), context), context, image_shape, batch, protocol, largest_spread)
     finally:
         # A Gluon block refers to itself: until it is collected, it keeps its memory on the device.
         gc.collect()
@@ -201,15 +225,14 @@ def _range(latencies: np.ndarray) -> Tuple[float, float]:
     return (float(live.min()), float(live.max())) if live.size else (0.0, 0.0)
 
 
-def _milliseconds(network: Any, images: Any) -> float:
+def _milliseconds(action: Callable[[], None]) -> float:
     start = time.perf_counter()
-    network(images).wait_to_read()
+    action()
     return 1000 * (time.perf_counter() - start)
 
 
-def _compiled(spec: NetworkSpec, genotype: Genotype, context: mx.Context) -> DerivedNetwork:
-    """A derived network with weights of a usual size, which leave the global random generators as they are."""
-    network = DerivedNetwork(spec, genotype)
+def compiled(network: Any, context: mx.Context) -> Any:
+    """A new network with weights of a usual size, compiled; the global random generators stay as they are."""
     network.initialize(mx.init.Zero(), ctx=context)
     draws = np.random.default_rng(0)
     for parameter in network.collect_params(".*weight").values():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Callable, Dict, Optional, Union
 
 from dso_nas.data import cifar, records, sample
 from dso_nas.data.arrays import ImageArrays, ImageDataset
+from dso_nas.data.record_folders import needs_streaming
+from dso_nas.data.stream_options import Streaming
 from dso_nas.errors import UserError
+
+if TYPE_CHECKING:
+    from dso_nas.data.streaming import StreamedDataset
 
 __all__ = ["DATASETS", "ImageArrays", "ImageDataset", "load_dataset"]
 
@@ -42,3 +47,27 @@ def load_dataset(name: str, root: Optional[Union[str, Path]] = None) -> ImageDat
     if root is None:
         raise UserError(f"data set '{name}' needs the folder that holds it: --data-dir DIR")
     return _FROM_FOLDER[name](Path(root))
+
+
+def load_images(name: str, root: Optional[Union[str, Path]],
+                streaming: Streaming) -> Union[ImageDataset, StreamedDataset]:
+    """A set by its name, in memory or, of record files, read while training runs.
+
+    Args:
+        name: as for `load_dataset`.
+        root: as for `load_dataset`.
+        streaming: whether and how.
+
+    Raises:
+        UserError: as `load_dataset`; or a set that is no record files is to be streamed.
+    """
+    if name == "records" and root is not None:
+        folder = Path(root)
+        if streaming.mode is True or (streaming.mode == "auto" and needs_streaming(folder)):
+            # MXNet is imported by this.
+            from dso_nas.data.streaming import load_streamed
+
+            return load_streamed(folder, streaming)
+    elif streaming.mode is True:
+        raise UserError(f"data.streaming: true goes with data.dataset records, not with {name}; set it to auto")
+    return load_dataset(name, root)

@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from dso_nas.data.arrays import ImageArrays, ImageDataset
-from dso_nas.data.record_files import bad_record, read_image_records
+from dso_nas.data.record_files import ImageRecord, bad_record, read_image_records
+from dso_nas.data.record_writer import RecordWriter
 from dso_nas.errors import UserError
 
 MAX_GIGABYTES = 2.0
+_LARGEST_CLASSES = 16 << 20
 _MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"))
 _ENCODINGS: Dict[str, str] = {"png": "PNG", "jpeg": "JPEG"}
 
@@ -35,7 +37,7 @@ def load_record_folder(root: Path, max_gigabytes: float = MAX_GIGABYTES) -> Imag
         max_gigabytes: what each file's images may take in memory, decoded.
 
     Returns:
-        The set; its classes are the numbers up to the largest training label.
+        The set; its classes have the names in classes.txt, or the numbers up to the largest training label.
 
     Raises:
         UserError: a file is missing, bad or too large, sizes differ, or a label of val.rec does not occur in
@@ -52,9 +54,35 @@ def load_record_folder(root: Path, max_gigabytes: float = MAX_GIGABYTES) -> Imag
         _check_shape(path, part, parts[0])
     train = ImageArrays.joined(parts)
     _check_labels(test_path, test, train)
-    classes = tuple(str(label) for label in range(train.labels.max() + 1))
+    classes = class_names(Path(root), int(train.labels.max()))
     title = f"record files of {Path(root).resolve().name}"
     return ImageDataset.of("records", title, train, test, classes, len(parts[0]) if len(parts) > 1 else None)
+
+
+def class_names(root: Path, largest: int) -> Tuple[str, ...]:
+    """The lines of a folder's classes.txt, or without it the numbers from 0 to the largest label.
+
+    Raises:
+        UserError: the file cannot be read, or has no line for a label.
+    """
+    path = root / "classes.txt"
+    if not path.exists():
+        return tuple(str(label) for label in range(largest + 1))
+    try:
+        if path.stat().st_size > _LARGEST_CLASSES:
+            raise UserError(f"{path}: is too large for a list of classes; write one name a line")
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text; write one class a line") from error
+    if len(names) <= largest:
+        raise UserError(f"{path}: names {len(names)} classes, but the record files beside it have the label {largest}; "
+                        "make them from one list of classes")
+    return names
+
+
+def image_size_of(path: Path, record: ImageRecord) -> Tuple[int, int]:
+    """Width and height in pixels of a record's image; UserError if it is none."""
+    return _open_image(path, record.number, record.encoded).size
 
 
 def _training_files(root: Path) -> List[Path]:
@@ -111,7 +139,7 @@ def _check_size(path: Path, size: int, max_gigabytes: float) -> None:
     if size > max_gigabytes * 1e9:
         raise UserError(
             f"{path}: its images take {size / 1e9:.3g} GB, and {max_gigabytes:g} GB at most are held in "
-            "memory; make smaller ones (im2rec --resize): a set of this size needs streaming"
+            "memory; set data.streaming=true: a set of this size needs streaming"
         )
 
 
@@ -176,17 +204,14 @@ def write_records(path: Path, arrays: ImageArrays, encoding: str = "png", qualit
     Raises:
         UserError: the file cannot be written.
     """
-    # Here alone is MXNet needed, and reading has to work where it cannot be imported.
-    from mxnet import recordio
+    with RecordWriter(path) as writer:
+        for image, label in zip(arrays.images, arrays.labels):
+            writer.write(label, encode_image(Image.fromarray(image), encoding, quality))
+        writer.finish()
 
-    try:
-        path.open("wb").close()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; choose a folder that can be written") from error
-    writer = recordio.MXIndexedRecordIO(str(path.with_suffix(".idx")), str(path), "w")
-    for number, (image, label) in enumerate(zip(arrays.images, arrays.labels)):
-        content = io.BytesIO()
-        Image.fromarray(image).save(content, _ENCODINGS[encoding], quality=quality)
-        header = recordio.IRHeader(0, float(label), number, 0)
-        writer.write_idx(number, recordio.pack(header, content.getvalue()))
-    writer.close()
+
+def encode_image(image: Image.Image, encoding: str, quality: int = 95) -> bytes:
+    """An image as a PNG ('png') or JPEG ('jpeg') file of the quality given."""
+    content = io.BytesIO()
+    image.save(content, _ENCODINGS[encoding], quality=quality)
+    return content.getvalue()

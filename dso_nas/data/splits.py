@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, NoReturn, Optional, Tuple, Union
 
 import numpy as np
 
 from dso_nas.data.arrays import ImageDataset
 from dso_nas.errors import UserError
+from dso_nas.files import write_durably
+
+if TYPE_CHECKING:
+    from dso_nas.data.segmentation import SegmentationDataset
 
 _FORMAT, _VERSION = "dso-nas-split", 1
 _KEYS = (
@@ -36,7 +39,7 @@ class Split:
 
     Attributes:
         dataset: the set's name.
-        labels_sha256: checksum of its training labels, in order.
+        labels_sha256: checksum of its training labels, or of what a segmentation set is known by, in order.
         seed: what chose the images; None where the set's own files did.
         ratio: (x, y), images of D_w to images of D_lambda; None where the set's own files decided.
         weights: int64, rising: places of the images of D_w.
@@ -51,7 +54,7 @@ class Split:
     lambdas: np.ndarray
 
     @classmethod
-    def of(cls, dataset: ImageDataset, seed: int, ratio: Tuple[int, int]) -> Split:
+    def of(cls, dataset: Union[ImageDataset, SegmentationDataset], seed: int, ratio: Tuple[int, int]) -> Split:
         """Split a set, every class in the ratio given, or as its own files say (`weights_first`).
 
         Args:
@@ -65,7 +68,7 @@ class Split:
         """
         count = len(dataset.train)
         if dataset.weights_first is None:
-            in_weights = _choose(dataset.train.labels, seed, ratio)
+            in_weights = choose_weights(dataset.train.labels, seed, ratio)
             origin: Tuple[Any, Any] = (seed, ratio)
         else:
             in_weights = np.arange(count) < dataset.weights_first
@@ -75,7 +78,7 @@ class Split:
                 f"{dataset.title}: its {count} training images leave one part of the split empty; use more"
             )
         parts = np.flatnonzero(in_weights), np.flatnonzero(~in_weights)
-        return cls(dataset.name, _checksum(dataset.train.labels), *origin, *parts)
+        return cls(dataset.name, _checksum(dataset.train), *origin, *parts)
 
     def save(self, path: Path) -> None:
         """Write the split as JSON, whole or not at all.
@@ -95,18 +98,10 @@ class Split:
             "weights": self.weights.tolist(),
             "lambdas": self.lambdas.tolist(),
         }
-        temporary = path.with_name(path.name + ".partial")
-        try:
-            with open(temporary, "w", encoding="utf-8") as stream:
-                json.dump(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; choose a folder that can be written") from error
+        write_durably(path, [json.dumps(content).encode("utf-8")])
 
     @classmethod
-    def load(cls, path: Path, dataset: ImageDataset) -> Split:
+    def load(cls, path: Path, dataset: Union[ImageDataset, SegmentationDataset]) -> Split:
         """Read a split and make sure that it is one of this set.
 
         Raises:
@@ -131,17 +126,17 @@ class Split:
         if len(both) != images or not np.array_equal(both, np.arange(images)):
             _refuse(path, f"weights and lambdas do not share out the images 0 to {images - 1}")
 
-    def _check_belongs(self, path: Path, dataset: ImageDataset) -> None:
+    def _check_belongs(self, path: Path, dataset: Union[ImageDataset, SegmentationDataset]) -> None:
         fits = len(self.weights) + len(self.lambdas) == len(dataset.train)
-        if self.dataset != dataset.name or not fits or self.labels_sha256 != _checksum(dataset.train.labels):
+        if self.dataset != dataset.name or not fits or self.labels_sha256 != _checksum(dataset.train):
             raise UserError(
                 f"{path} splits {self.dataset[:40]!a} ({len(self.weights) + len(self.lambdas)} images), not "
                 f"the {dataset.name} given ({len(dataset.train)}); use another --work-dir or delete it"
             )
 
 
-def _choose(labels: np.ndarray, seed: int, ratio: Tuple[int, int]) -> np.ndarray:
-    """(n,), true for D_w."""
+def choose_weights(labels: np.ndarray, seed: int, ratio: Tuple[int, int]) -> np.ndarray:
+    """Which of these images are in D_w: (n,), true for x of every x + y of a class; ValueError for a ratio with a 0."""
     x, y = ratio
     if x < 1 or y < 1:
         raise ValueError(f"the ratio {x}:{y} gives one part nothing")
@@ -162,8 +157,9 @@ def _apportion(counts: np.ndarray, numerator: int, denominator: int) -> np.ndarr
     return floors
 
 
-def _checksum(labels: np.ndarray) -> str:
-    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()
+def _checksum(images: Any) -> str:
+    identity = getattr(images, "identity", None)
+    return hashlib.sha256(images.labels.astype("<i4").tobytes() if identity is None else identity).hexdigest()
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

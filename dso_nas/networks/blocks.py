@@ -249,17 +249,18 @@ class ReductionBlock(HybridBlock):
     """Halves the map: the kept ones of conv1x1 and conv3x3 of stride 2, summed (section 3.1).
 
     With a parameter `scales` of shape (1, 2) each is multiplied by its lambda (a supernet), without they are summed.
+    `stride` 1 keeps the map's size, for a backbone whose output stride is bounded; `dilation` is that of conv3x3.
     """
 
     def __init__(self, unit: Unit, operations: Sequence[str], scales: Optional[Parameter] = None,
-                 stride: int = 2, fix_gamma: bool = False) -> None:
+                 stride: int = 2, fix_gamma: bool = False, dilation: int = 1) -> None:
         super().__init__(prefix="")
         self.unit = unit
         self._kept = [name for name in REDUCTION_OPERATIONS if name in operations]
         self._branches = []
         for name in self._kept:
             branch = ConvBNReLU(unit.channels, unit.in_channels, int(name[-1]), f"{unit.name}_{name}", stride,
-                                fix_gamma=fix_gamma or scales is not None)
+                                fix_gamma=fix_gamma or scales is not None, dilation=dilation)
             self.register_child(branch, name)
             self._branches.append(branch)
         if scales is not None:
@@ -267,7 +268,7 @@ class ReductionBlock(HybridBlock):
             self.params.update({scales.name: scales})
 
     def hybrid_forward(self, F: Any, x: Any, scales: Optional[Any] = None) -> Any:
-        """(B, C, H, W) -> (B, C', H/2, W/2), sizes rounded up."""
+        """(B, C, H, W) -> (B, C', H/stride, W/stride), sizes rounded up."""
         branches = [branch(x) for branch in self._branches]
         if scales is None:
             return total(F, branches)

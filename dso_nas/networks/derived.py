@@ -10,7 +10,7 @@ from dso_nas.architecture.cost import AUX_CHANNELS, AUX_POOL, AUX_STRIDE
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.blocks import DerivedBlock, ReductionBlock
-from dso_nas.networks.network import Network
+from dso_nas.networks.network import Head, Network
 from dso_nas.networks.operations import ConvBNReLU, batch_norm
 
 AUXILIARY_STAGE = 2
@@ -52,19 +52,32 @@ class DerivedNetwork(Network):
 
     def __init__(self, spec: NetworkSpec, genotype: Genotype, drop_path: bool = False, dropout: float = 0.0,
                  auxiliary: bool = False, fix_gamma: bool = False) -> None:
-        genotype.check_fits(spec)
-        units: List[HybridBlock] = []
-        for unit in spec.units():
-            if unit.kind == "reduction":
-                units.append(ReductionBlock(unit, genotype.reduction(unit), fix_gamma=fix_gamma))
-            else:
-                units.append(DerivedBlock(unit, spec.topology, genotype.block(unit), drop_path, fix_gamma=fix_gamma))
-        at = auxiliary_position(spec)
-        head: Optional[HybridBlock] = None
+        units = derived_units(spec, genotype, drop_path, fix_gamma)
+        beside: Optional[HybridBlock] = None
         if auxiliary:
-            head = AuxiliaryHead(spec.widths[AUXILIARY_STAGE], spec.classes, AUX_STRIDE[spec.stem])
-        super().__init__(spec, units, dropout, head, at)
+            beside = AuxiliaryHead(spec.widths[AUXILIARY_STAGE], spec.classes, AUX_STRIDE[spec.stem])
+        head = Head(spec.widths[-1], spec.classes, dropout)
+        super().__init__(spec, units, head, beside, auxiliary_position(spec))
         self.genotype = genotype
+
+
+def derived_units(spec: NetworkSpec, genotype: Genotype, drop_path: bool = False,
+                  fix_gamma: bool = False) -> List[HybridBlock]:
+    """The blocks and reductions of `genotype` in forward order; the options are DerivedNetwork's.
+
+    Raises:
+        UserError: the genotype does not fit the macro-structure.
+    """
+    genotype.check_fits(spec)
+    units: List[HybridBlock] = []
+    for unit in spec.units():
+        dilation = spec.stage_dilation(unit.stage)
+        if unit.kind == "reduction":
+            units.append(ReductionBlock(unit, genotype.reduction(unit), stride=spec.reduction_stride(unit.stage),
+                                        fix_gamma=fix_gamma, dilation=dilation))
+        else:
+            units.append(DerivedBlock(unit, spec.topology, genotype.block(unit), drop_path, dilation, fix_gamma))
+    return units
 
 
 def auxiliary_position(spec: NetworkSpec) -> int:

@@ -59,13 +59,14 @@ class Head(HybridBlock):
 
 
 class Network(HybridBlock):
-    """Stem, `units` and head of `spec` in a chain; (B, channels, H, W) -> logits (B, classes).
+    """Stem, `units` and `head` of `spec` in a chain: (B, channels, H, W) -> logits.
 
-    `auxiliary` is a head on the input of the unit at `auxiliary_at`; a call then returns (logits, auxiliary logits).
-    `units` that take drop-path multipliers say how many in `num_paths`.
+    Without `head` it is the classifier, and logits are (B, classes). `auxiliary` is a head on the input of the unit at
+    `auxiliary_at` (behind the last: of the head); a call then returns (logits, auxiliary logits). `units` that take
+    drop-path multipliers say how many in `num_paths`.
     """
 
-    def __init__(self, spec: NetworkSpec, units: Sequence[HybridBlock], dropout: float = 0.0,
+    def __init__(self, spec: NetworkSpec, units: Sequence[HybridBlock], head: Optional[HybridBlock] = None,
                  auxiliary: Optional[HybridBlock] = None, auxiliary_at: int = 0) -> None:
         super().__init__(prefix="")
         self.spec = spec
@@ -73,7 +74,7 @@ class Network(HybridBlock):
         self.units = list(units)
         for unit in self.units:
             self.register_child(unit, unit.unit.name)
-        self.head = Head(spec.widths[-1], spec.classes, dropout)
+        self.head = Head(spec.widths[-1], spec.classes) if head is None else head
         self.auxiliary = auxiliary
         self.auxiliary_at = auxiliary_at
 
@@ -94,7 +95,7 @@ class Network(HybridBlock):
             # A compiled unit takes the same inputs at every call; a traced one goes without the multiplications.
             paths = F.ones((x.shape[0], self.num_paths), ctx=x.context)
         x = self.stem(x)
-        for index, unit in enumerate(self.units):
+        for index, unit in enumerate(self.segments[1:]):
             if self.auxiliary is not None and index == self.auxiliary_at:
                 auxiliary = self.auxiliary(x)
             width = 0 if paths is None else getattr(unit, "num_paths", 0)
@@ -103,8 +104,7 @@ class Network(HybridBlock):
                 start += width
             else:
                 x = unit(x)
-        logits = self.head(x)
-        return logits if auxiliary is None else (logits, auxiliary)
+        return x if auxiliary is None else (x, auxiliary)
 
     def hybridize_segments(self) -> None:
         """Compile every segment by itself (dynamic: static allocation would give each a memory pool of its own)."""

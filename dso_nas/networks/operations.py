@@ -30,9 +30,9 @@ class ConvBNReLU(HybridBlock):
     """Convolution, BatchNorm, ReLU: (B, in_channels, H, W) -> (B, channels, H/stride, W/stride)."""
 
     def __init__(self, channels: int, in_channels: int, kernel: int, prefix: str, stride: int = 1,
-                 fix_gamma: bool = False) -> None:
+                 fix_gamma: bool = False, dilation: int = 1) -> None:
         super().__init__(prefix="")
-        self.conv = convolution(channels, in_channels, kernel, prefix, stride)
+        self.conv = convolution(channels, in_channels, kernel, prefix, stride, dilation=dilation)
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
@@ -106,7 +106,8 @@ def make_operation(operation: Operation, channels: int, prefix: str, fix_gamma: 
                    dilation: int = 1, activate: bool = True) -> HybridBlock:
     """Build `operation`; its parameters are called `{prefix}_{token}_...` as in the published code.
 
-    `dilation` spreads the depthwise kernel of a separable convolution, for backbones that keep their resolution.
+    `dilation` spreads the depthwise kernel of a separable convolution, for backbones that keep their resolution. Pools
+    have no weights that were learned on a coarser map, and MXNet's Pooling no dilation: their window stays 3x3.
     Without `activate` the ReLU is left to the caller.
     """
     return _BY_KIND[operation.kind](operation, channels, f"{prefix}_{operation.token}", fix_gamma, dilation,

@@ -17,13 +17,14 @@ class SuperNet(Network):
     """All connections that `genotype` keeps (default: all) of `layout.spec`, with the lambda parameters of `layout`.
 
     Lambdas keep the full shapes of `layout.shapes()` whatever is pruned; pruned entries get no gradient. `lambdas`
-    holds the parameters by name, without those that no kept block reads any more.
+    holds the parameters by name, without those that no kept block reads any more. `head` is as in Network.
 
     Raises:
         UserError: the genotype does not fit the network.
     """
 
-    def __init__(self, layout: LambdaLayout, genotype: Optional[Genotype] = None) -> None:
+    def __init__(self, layout: LambdaLayout, genotype: Optional[Genotype] = None,
+                 head: Optional[HybridBlock] = None) -> None:
         spec = layout.spec
         genotype = genotype or Genotype.full(spec, layout.scope)
         genotype.check_fits(spec)
@@ -31,11 +32,13 @@ class SuperNet(Network):
         units: List[HybridBlock] = []
         for unit in spec.units():
             lambdas = {key: pool[name] for key, name in layout.names_of(unit).items()}
+            dilation = spec.stage_dilation(unit.stage)
             if unit.kind == "reduction":
-                units.append(ReductionBlock(unit, genotype.reduction(unit), lambdas[REDUCTION]))
+                units.append(ReductionBlock(unit, genotype.reduction(unit), lambdas[REDUCTION],
+                                            spec.reduction_stride(unit.stage), dilation=dilation))
             else:
-                units.append(SearchBlock(unit, spec.topology, genotype.block(unit), lambdas))
-        super().__init__(spec, units)
+                units.append(SearchBlock(unit, spec.topology, genotype.block(unit), lambdas, dilation))
+        super().__init__(spec, units, head)
         self.layout = layout
         self.genotype = genotype
         read = self.collect_params()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
+from dso_nas.architecture.topology import OPERATIONS
 from dso_nas.files import write_durably
 from dso_nas.recipes.rules import (
     KindRule,
@@ -33,8 +34,8 @@ Conflicts = Iterator[Tuple[str, str]]
 
 SEGMENTATION_SETS = ("fashion-scenes", "voc2012", "voc-aug", "coco-voc", "coco-sbd-voc")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "records")
-OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "max_pool_3x3", "avg_pool_3x3")
 PROFILES = ("default", "paper", "published")
+TARGETS = ("target_parameters", "target_flops", "target_mac", "target_latency")
 REGULARIZATIONS = ("uniform", "adaptive_flops", "adaptive_mac", "adaptive_latency")
 
 _epochs = integer(1, 100_000)
@@ -125,6 +126,16 @@ class Data(Section):
     validation: str = key(
         choice("test", "lambda_split"), "what pretrain and search report the error of", "test"
     )
+    streaming: Union[bool, str] = key(
+        either(boolean(), choice("auto")),
+        "read record files while training runs; auto: if too large for memory or of several image sizes", "auto"
+    )
+    min_area: float = key(
+        number(0, 1, above=True), "streamed: smallest share of an image that becomes the input, in place of padding",
+        0.08
+    )
+    jitter: float = key(number(0, 1), "streamed: brightness, contrast, saturation change by up to this share", 0.4)
+    lighting: float = key(number(0, 10), "streamed: deviation of the noise along the colours' components", 0.1)
 
 
 @dataclass(frozen=True)
@@ -230,12 +241,20 @@ class Search(Training):
     gamma_base: float = key(number(), "gamma_0 of Eq. 19 (adaptive_latency only)", 0.0)
     latency_statistic: str = key(
         choice("median", "paper", "published"),
-        "median of 50 runs, the paper's mean of 5, or the code's of 90 (adaptive_latency only)",
+        "latencies: median of 50 runs, the paper's mean of 5, or the code's of 90",
         "median",
     )
-    latency_batch: int = key(integer(1, 65_536), "images of a timed run (adaptive_latency only)", 1)
+    latency_batch: int = key(integer(1, 65_536), "latencies: images of a timed run", 1)
     latency_spread: float = key(
-        _rate, "how wide the runs' middle half may be, over their median (adaptive_latency only)", 0.25
+        _rate, "latencies: how wide the runs' middle half may be, over their median", 0.25
+    )
+    latency_table: Optional[str] = key(
+        optional(text()), "file of `python -m dso_nas latency` to sum up instead of measuring (adaptive_latency only)",
+        None
+    )
+    target_flops_share: Optional[float] = key(
+        optional(number(0, 1, above=True, below=True)),
+        "share of the supernet's multiply-adds at which the search ends; gamma is steered there; null: none", None
     )
 
     def conflicts(self) -> Conflicts:
@@ -244,6 +263,8 @@ class Search(Training):
         chosen = self.regularization, self.regularization_rule
         if self.gamma_base and chosen != ("adaptive_latency", "equation"):
             yield "gamma_base", "must be 0 unless search.regularization is adaptive_latency, by the equation"
+        if self.latency_table is not None and self.regularization != "adaptive_latency":
+            yield "latency_table", "must be null unless search.regularization is adaptive_latency"
 
 
 @dataclass(frozen=True)
@@ -256,6 +277,15 @@ class Retrain(Training):
     width_multiplier: float = key(number(0, 100, above=True), "what all widths are multiplied by", 1.0)
     target_parameters: Optional[int] = key(
         optional(integer(1, 10**12)), "parameters that the multiplier is chosen for; null: none", None
+    )
+    target_flops: Optional[int] = key(
+        optional(integer(1, 10**15)), "multiply-adds of an image that it is chosen for; null: none", None
+    )
+    target_mac: Optional[int] = key(
+        optional(integer(1, 10**15)), "elements of memory access of an image that it is chosen for; null: none", None
+    )
+    target_latency: Optional[float] = key(
+        optional(_rate), "milliseconds that it is chosen for, measured as search.latency_* say; null: none", None
     )
     drop_path: float = key(_probability, "largest probability of dropping a path; grows from 0", 0.0)
     drop_path_rule: str = key(
@@ -270,8 +300,11 @@ class Retrain(Training):
     def conflicts(self) -> Conflicts:
         """What `Training` refuses, and two ways to say the width at once."""
         yield from super().conflicts()
-        if self.target_parameters is not None and self.width_multiplier != 1.0:
-            yield "width_multiplier", "must be 1 where retrain.target_parameters chooses it"
+        targets = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(targets) > 1:
+            yield targets[1], f"must be null where retrain.{targets[0]} chooses the width"
+        if targets and self.width_multiplier != 1.0:
+            yield "width_multiplier", f"must be 1 where retrain.{targets[0]} chooses it"
 
 
 @dataclass(frozen=True)

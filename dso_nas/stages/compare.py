@@ -8,7 +8,7 @@ import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
-from dso_nas.budgets.width import fit_parameters
+from dso_nas.budgets.width import fit
 from dso_nas.errors import UserError
 from dso_nas.reporting.report_schema import check_report, summarize
 from dso_nas.reporting.tables import report_markdown
@@ -46,7 +46,7 @@ def contenders(run: Run, genotype: Genotype) -> List[Contender]:
         found.append(Contender(f"random {index}", "random", drawn, fitted, factor, f"compare/random-{index}"))
     if settings.full_network:
         full = run.space.full()
-        fitted, factor = fit_parameters(base, full, target, settings.tolerance)
+        fitted, factor = fit_parameters(run, base, full, target)
         found.append(Contender("full network, narrowed", "full", full, fitted, factor, "compare/full"))
     return found
 
@@ -59,11 +59,21 @@ def _random_fit(run: Run, genotype: Genotype, base: NetworkSpec, target: int,
     for _ in range(_DRAWS):
         drawn = run.space.random(min(1.0, max(density, 0.05)), rng)
         try:
-            return (drawn, *fit_parameters(base, drawn, target, run.recipe.compare.tolerance))
+            return (drawn, *fit_parameters(run, base, drawn, target))
         except UserError:
             continue
     raise UserError(f"compare.tolerance: none of {_DRAWS} random architectures comes within "
                     f"{run.recipe.compare.tolerance:g} of {target:,} parameters; raise it")
+
+
+def fit_parameters(run: Run, base: NetworkSpec, genotype: Genotype, target: int) -> Tuple[NetworkSpec, float]:
+    """`base` at the width that gives a genotype `target` parameters, and the multiplier.
+
+    Raises:
+        UserError: none comes within the recipe's `compare.tolerance`.
+    """
+    return fit(base, genotype, lambda spec, kept: run.space.cost(spec, kept).total.parameters, target,
+               run.recipe.compare.tolerance, "parameters")
 
 
 def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:

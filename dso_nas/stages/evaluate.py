@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Any, Dict, Tuple
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.stages.retrain import build_derived, retrain_spec
@@ -16,10 +16,20 @@ def evaluate(run: Run, genotype: Genotype) -> Dict[str, float]:
     Raises:
         UserError: retraining has not ended, or its checkpoint is of another architecture.
     """
+    phase, network = retrained_network(run, genotype)
+    return phase.test(Learner(network, run.contexts, phase.loss(), run.kvstore))
+
+
+def retrained_network(run: Run, genotype: Genotype) -> Tuple[Run, Any]:
+    """The last phase of the run's retraining and its network, as the checkpoint in the run's `retrain` folder has it.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
     phase, place = run.phases()[-1]
     folder = f"retrain/{place}" if place else "retrain"
     checkpoint = finished_checkpoint(run.folder.path / folder, folder)
     spec, _ = retrain_spec(run, genotype)
     network = build_derived(phase, phase.space.placed(spec), genotype)
     load_parameters(network, checkpoint.arrays)
-    return phase.test(Learner(network, run.contexts, phase.loss(), run.kvstore))
+    return phase, network

@@ -35,7 +35,8 @@ class PretrainTask(Task):
         """See Task."""
         first = epoch * len(self._batches) + start + 1
         for step, (data, labels) in enumerate(self._batches.epoch(epoch, start), start=first):
-            yield "train", self._learner.step("weights", data, labels, self._rates(step))
+            yield "train", self._learner.step("weights", data, labels, self._rates(step),
+                                              images=self._run.whole(data))
 
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
-from dso_nas.budgets.width import fit_parameters
 from dso_nas.networks.drop_path import draw_paths, path_probabilities
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer
+from dso_nas.stages.targets import target_spec
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
+from dso_nas.training.workers import workers
 
 _PATHS, _DROPOUT = 0, 1
 
@@ -33,7 +34,7 @@ class RetrainTask(Task):
         self.values: Dict[str, float] = {"test_error": 1.0}
         self._run = run
         self._number = number
-        self._batches = run.batches(run.dataset.train, settings.batch_size, "retrain", settings.cutout)
+        self._batches = run.batches(run.part("train"), settings.batch_size, "retrain", settings.cutout)
         self._rates = learning_rates(settings, len(self._batches), self.epochs)
         self._dropout = settings.dropout > 0
         mx.random.seed(self._seed(_DROPOUT, 0))
@@ -61,8 +62,9 @@ class RetrainTask(Task):
             step += 1
             if self._dropout:
                 # MXNet's own generator, set anew so that a resumed run draws what this one would have.
-                mx.random.seed(self._seed(_DROPOUT, step))
-            yield "train", self.learner.step("weights", data, labels, self._rates(step), self._paths(step, len(data)))
+                mx.random.seed(self._seed(_DROPOUT, step) + workers().rank)
+            yield "train", self.learner.step("weights", data, labels, self._rates(step), self._paths(step, len(data)),
+                                             self._run.whole(data))
 
     def _paths(self, step: int, images: int) -> Optional[np.ndarray]:
         if not len(self._probabilities):
@@ -73,7 +75,7 @@ class RetrainTask(Task):
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
         self.learner.average_statistics()
-        self.values = self._run.evaluate(self.learner, self._run.plain_batches(self._run.dataset.test), "test")
+        self.values = self._run.evaluate(self.learner, self._run.plain_batches(self._run.part("test")), "test")
         return self.values
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
@@ -101,11 +103,7 @@ def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
         UserError: the genotype does not fit the recipe's network, or the target cannot be met.
     """
     genotype.check_fits(run.spec)
-    settings = run.recipe.retrain
-    spec = run.space.widened(settings.widths)
-    if settings.target_parameters is not None:
-        return fit_parameters(spec, genotype, settings.target_parameters, run.recipe.compare.tolerance)
-    return spec.scaled(settings.width_multiplier), settings.width_multiplier
+    return target_spec(run, run.space.widened(run.recipe.retrain.widths), genotype)
 
 
 def retrain(run: Run, genotype: Genotype) -> Dict[str, float]:

@@ -17,7 +17,6 @@ from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches
-from dso_nas.data.classification import load_dataset
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
@@ -29,6 +28,7 @@ from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
 from dso_nas.training.losses import ClassificationLoss
 from dso_nas.training.monitor import Monitor
+from dso_nas.training.workers import workers
 from dso_nas.training.workfolder import WorkFolder
 
 EVALUATION_BATCH = 250
@@ -96,8 +96,14 @@ class Run:
         return split
 
     def part(self, name: str) -> ImageArrays:
-        """The images of D_w ('weights') or D_lambda ('lambdas')."""
+        """The images of D_w ('weights') or D_lambda ('lambdas'), of both ('train'), or of the test set ('test')."""
+        if name in ("train", "test"):
+            return getattr(self.dataset, name)
         return self.dataset.train.subset(getattr(self.split, name))
+
+    def whole(self, data: np.ndarray) -> Optional[int]:
+        """Images of the batch of which `data` is this worker's part; None where every worker has the whole."""
+        return None
 
     def batches(self, arrays: ImageArrays, batch_size: int, stream: str, cutout: int) -> Batches:
         """Augmented training batches."""
@@ -109,7 +115,7 @@ class Run:
         """What pretrain and search report the error of, once through."""
         if self.recipe.data.validation == "lambda_split":
             return self.plain_batches(self.part("lambdas"))
-        return self.plain_batches(self.dataset.test)
+        return self.plain_batches(self.part("test"))
 
     def plain_batches(self, arrays: ImageArrays) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """All images in stored order, normalised only."""
@@ -128,7 +134,7 @@ class Run:
 
     def test(self, learner: Learner) -> Dict[str, float]:
         """All test values that `evaluate` (the stage) prints."""
-        return self.evaluate(learner, self.plain_batches(self.dataset.test), "test")
+        return self.evaluate(learner, self.plain_batches(self.part("test")), "test")
 
     def supernet(self, genotype: Optional[Genotype] = None) -> Any:
         """The supernet of what `genotype` keeps, compiled, with the seed's initial values."""
@@ -188,28 +194,38 @@ class Run:
         """Run a task in its folder, from its last checkpoint with --resume.
 
         Raises:
-            UserError: the folder holds a run and --resume was not given.
+            UserError: the folder holds a run and --resume was not given, or one of another batch size or seed.
         """
         checkpoints = CheckpointFolder(folder, warn=warn)
         latest = checkpoints.latest()
         if latest is not None and not self.resume:
             raise UserError(f"{folder}: holds a run already; add --resume to go on with it, or give another --work-dir")
-        cadence = self.recipe.checkpoint
+        cadence, setting = self.recipe.checkpoint, self._setting(task.name)
+        if latest is not None and not latest.meta["position"]["ended"]:
+            check_setting(task.name, latest.meta.get("setting", {}), setting)
         with Monitor(self.folder.path, task.name) as monitor:
-            Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes).run(latest)
+            Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes, setting).run(latest)
+
+    def _setting(self, stage: str) -> Dict[str, int]:
+        """What a checkpoint of a stage cannot do without, or not quite."""
+        batch_size = getattr(self.recipe, stage, self.recipe.retrain).batch_size
+        return {"batch_size": batch_size, "seed": self.recipe.seed, "devices": len(self.contexts) * workers().count}
 
 
-def classification_run(recipe: Recipe, folder: WorkFolder, data_dir: Optional[str], contexts: Sequence[mx.Context],
-                       kvstore: Optional[str], resume: bool) -> Run:
-    """The run of a recipe on its classification set, in `data_dir` or the recipe's own folder.
+def check_setting(stage: str, before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Say what a stage that goes on has otherwise than when its checkpoint was written.
 
     Raises:
-        UserError: data is missing or bad, or the recipe is one for segmentation.
+        UserError: the batch size or the seed, on which the order of the images depends.
     """
-    if recipe.segmentation is not None:
-        raise UserError(f"--recipe {recipe.name}: is for segmentation, give it to search_seg.py")
-    dataset = load_dataset(recipe.data.dataset, data_dir or recipe.data.root)
-    return Run(recipe, folder, dataset, contexts, kvstore, resume)
+    changed = [key for key, value in now.items() if before.get(key, value) != value]
+    for key, flag in (("batch_size", "--batch-size"), ("seed", "--seed")):
+        if key in changed:
+            raise UserError(f"{flag} {now[key]}: {stage} was begun with {before[key]}, and its place among the images "
+                            f"is lost with another; give {flag} {before[key]}, or another --work-dir")
+    if "devices" in changed:
+        warn(f"{stage}: was on {before['devices']} devices and goes on on {now['devices']}: each normalises its own "
+             "part of a batch, and sums are taken in another order, so the result is not bit for bit that of one run")
 
 
 def warn(text: str) -> None:

@@ -10,13 +10,16 @@ import numpy as np
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.pruning import PruneResult
 from dso_nas.budgets.latency import measure_genotype
+from dso_nas.budgets.layer_latency import layer_counts, load_table
 from dso_nas.budgets.regularization import make_regularizer
+from dso_nas.budgets.steering import Steering, scaled_gamma
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
 from dso_nas.reporting.plots import draw_search
 from dso_nas.stages.run import Run, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import PARAMETER, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.monitor import read_metrics
+from dso_nas.training.workers import workers
 
 _REGULARIZER = "regularizer/"
 
@@ -41,13 +44,39 @@ class SearchTask(Task):
         self._values = {name: np.ones(shape, np.float32) for name, shape in run.layout.shapes().items()}
         self.history: List[np.ndarray] = []
         self._lambda_steps = 0
+        self._table = load_table(settings.latency_table, run.spec, settings.latency_batch) \
+            if settings.latency_table is not None else None
+        self._steering = None if settings.target_flops_share is None else Steering(
+            self._flops_share, settings.target_flops_share,
+            self.epochs * taken(self.steps_per_epoch(), *settings.ratio)[1], self._values)
         self._build(run.space.full())
 
     def _milliseconds(self, genotype: Genotype) -> float:
-        """Measured latency of a genotype's network on the first device."""
+        """Measured latency of a genotype's network on the first device; all workers take the first one's."""
         settings = self._settings
-        return measure_genotype(self._run.spec, genotype, self._run.contexts[0], settings.latency_batch,
-                                settings.latency_statistic, settings.latency_spread).value
+        if self._table is not None:
+            return self._table.total(layer_counts(self._run.spec, genotype))
+        measured = measure_genotype(self._run.spec, genotype, self._run.contexts[0], settings.latency_batch,
+                                    settings.latency_statistic, settings.latency_spread).value
+        return workers().first(measured)
+
+    def _flops_share(self, values: Mapping[str, np.ndarray]) -> float:
+        """Multiply-adds of the network that lambdas leave over the supernet's."""
+        space = self._run.space
+        left, whole = (space.cost(self._run.spec, genotype).total.multiply_adds
+                       for genotype in (space.prune(values, self._values).genotype, space.full()))
+        return left / whole
+
+    def _set_gamma(self, values: Mapping[str, np.ndarray]) -> None:
+        """Renew gamma from the lambdas before a step."""
+        factor = 1.0 if self._steering is None else self._steering.factor
+        self._apg_nag.set_gamma(scaled_gamma(self._regularizer.gamma(values), factor))
+
+    def _steer(self, before: Mapping[str, np.ndarray]) -> None:
+        """After a lambda step of a search that has a target."""
+        for name, value in self._steering.after_step(self._lambda_steps, before, self._current()).items():
+            self.network.lambdas[name].set_data(value)
+        self._set_gamma(self._current())
 
     def _build(self, genotype: Genotype) -> None:
         """Make the supernet of `genotype`, its learner and optimizers, without values yet."""
@@ -59,7 +88,7 @@ class SearchTask(Task):
             settings, momentum=settings.momentum, wd=settings.weight_decay))
         self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,
                                        begin_lambda_step=self._lambda_steps)
-        self._apg_nag.set_gamma(self._regularizer.gamma(self._values))
+        self._set_gamma(self._values)
         self.learner.add_group(LAMBDAS, list(self.network.lambdas.values()), self._apg_nag)
 
     def steps_per_epoch(self) -> int:
@@ -68,10 +97,12 @@ class SearchTask(Task):
 
     def train(self, epoch: int, start: int) -> Iterator[Tuple[str, StepResult]]:
         """See Task."""
+        if self._on_target():
+            return
         if start == 0:
             values = self._current()
             self._regularizer.epoch_begins(values)
-            self._apg_nag.set_gamma(self._regularizer.gamma(values))
+            self._set_gamma(values)
         ratio = self._settings.ratio
         begun = dict(zip((WEIGHTS, LAMBDAS), taken(start, *ratio)))
         sources = [self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS)]
@@ -83,8 +114,17 @@ class SearchTask(Task):
                 self._lambda_steps += 1
                 rate = self._lambda_rate(rate)
                 if self._regularizer.changes:
-                    self._apg_nag.set_gamma(self._regularizer.gamma(self._current()))
-            yield kind, self.learner.step(kind, data, labels, rate)
+                    self._set_gamma(self._current())
+            before = self._current() if self._steering is not None and kind == LAMBDAS else None
+            result = self.learner.step(kind, data, labels, rate, images=self._run.whole(data))
+            if before is not None:
+                self._steer(before)
+            yield kind, result
+            if self._on_target():
+                return
+
+    def _on_target(self) -> bool:
+        return self._steering is not None and self._steering.reached
 
     def _lambda_rate(self, rate: float) -> float:
         own = self._settings.lambda_learning_rate
@@ -92,7 +132,8 @@ class SearchTask(Task):
 
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
-        self._apg_nag.assert_thresholded()
+        if not self._on_target():
+            self._apg_nag.assert_thresholded()
         self.learner.average_statistics()
         values = self._run.evaluate(self.learner, self._run.validation(), "validation")
         pruned = self._pruned()
@@ -100,6 +141,10 @@ class SearchTask(Task):
         self._save_history()
         if (epoch + 1) % self._settings.prune_every == 0 or self._ends(epoch):
             self._rebuild(pruned)
+        if self._steering is not None:
+            values["flops_share"] = self._flops_share(pruned.values)
+            if self._ends(epoch) and not self._on_target():
+                self.warnings.append(self._steering.verdict())
         return {**values, "live_connections": self._run.space.live(pruned.genotype)}
 
     def _save_history(self) -> None:
@@ -134,9 +179,14 @@ class SearchTask(Task):
         self.learner.load_state(arrays)
 
     def finished(self) -> bool:
-        """Whether the space says so, or connections have died and the rest kept still for `search.patience` epochs."""
+        """Whether the space says so, or the share that is asked for is met.
+
+        Where none is: connections have died, and the rest have kept still for `search.patience` epochs.
+        """
         if self._run.space.is_settled(self.genotype):
             return True
+        if self._steering is not None:
+            return self._steering.reached
         patience = self._settings.patience
         if patience is None or len(self.history) <= patience:
             return False
@@ -152,6 +202,8 @@ class SearchTask(Task):
         arrays = self.learner.state()
         arrays.update({f"kept/{name}": value for name, value in self._values.items()})
         arrays.update({_REGULARIZER + name: value for name, value in self._regularizer.state().items()})
+        if self._steering is not None:
+            arrays.update(self._steering.state())
         arrays["history"] = np.stack(self.history) if self.history else np.zeros((0, 0), np.float32)
         meta = {"genotype": self.genotype.to_json(), "lambda_steps": self._lambda_steps, "warnings": self.warnings}
         return arrays, meta
@@ -163,6 +215,8 @@ class SearchTask(Task):
         self.history = list(arrays["history"])
         self._regularizer.load_state({name[len(_REGULARIZER):]: value for name, value in arrays.items()
                                       if name.startswith(_REGULARIZER)})
+        if self._steering is not None:
+            self._steering.load_state(arrays)
         self._build(type(self.genotype).from_json(meta["genotype"], "checkpoint"))
         self.learner.load_state(arrays)
 

@@ -18,19 +18,19 @@ from dso_nas.architecture.cost import Conventions, CostTable
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec
-from dso_nas.data.arrays import ImageArrays
-from dso_nas.data.classification import load_dataset
 from dso_nas.data.segmentation import (
     SegmentationAugmentation,
     SegmentationBatches,
     SegmentationDataset,
     load_segmentation,
 )
+from dso_nas.data.streaming import StreamedDataset
 from dso_nas.errors import UserError
 from dso_nas.networks.segmentation import DerivedSegmentationNetwork, SegmentationSuperNet, load_backbone
 from dso_nas.recipes import Recipe
 from dso_nas.recipes.schema import Phase, Retrain, Segmentation
 from dso_nas.reporting.sheet import draw_sheet
+from dso_nas.stages.classification import StreamedRun, classification_images
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.stages.spaces import NormalSpace
 from dso_nas.training.checkpoint import Checkpoint
@@ -72,9 +72,13 @@ class SegmentationSpace(NormalSpace):
 class BackboneRun(Run):
     """The feature extractor on classification: pre-training and the first phase of retraining, on all its images."""
 
-    def part(self, name: str) -> ImageArrays:
-        """All training images: the split is for the search, which is on other pictures."""
-        return self.dataset.train
+    def part(self, name: str) -> Any:
+        """See Run; all training images, since the search, which splits, is on other pictures."""
+        return super().part("test" if name == "test" else "train")
+
+
+class StreamedBackboneRun(BackboneRun, StreamedRun):
+    """The same on streamed record files."""
 
 
 @dataclasses.dataclass
@@ -117,7 +121,7 @@ class SegmentationRun(Run):
 
     def validation(self) -> Iterable[Tuple[np.ndarray, np.ndarray]]:
         """See Run: always the test pictures."""
-        return self.plain_batches(self.dataset.test)
+        return self.plain_batches(self.part("test"))
 
     def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> SegmentationLoss:
         """See Run; labels are not smoothed in segmentation."""
@@ -140,7 +144,7 @@ class SegmentationRun(Run):
         def probabilities(data: np.ndarray) -> np.ndarray:
             return mx.nd.softmax(_logits(learner.network(mx.nd.array(data, ctx=context))), axis=1).asnumpy()
 
-        for data, masks in self.plain_batches(self.dataset.test):
+        for data, masks in self.plain_batches(self.part("test")):
             mean = multi_scale_probabilities(probabilities, data, self.settings.evaluation_scales, True,
                                              self.settings.crop)
             metric.update(mean.argmax(axis=1), masks)
@@ -190,7 +194,7 @@ class SegmentationRun(Run):
 
     def picture(self, learner: Learner) -> None:
         """Draw some test pictures, their masks and what the network says, into retrain/pictures.png."""
-        data, masks = next(iter(self.plain_batches(self.dataset.test)))
+        data, masks = next(iter(self.plain_batches(self.part("test"))))
         data, masks = data[:SHEET_ROWS], masks[:SHEET_ROWS].astype(np.uint8)
         pixels = data.transpose(0, 2, 3, 1) * self.dataset.std + self.dataset.mean
         draw_sheet(self.folder.retrain / "pictures.png", list(np.clip(pixels, 0, 255).astype(np.uint8)), list(masks),
@@ -237,5 +241,7 @@ def segmentation_run(recipe: Recipe, folder: WorkFolder, data_dir: Optional[str]
         return load_segmentation(name, root)
 
     common = (contexts, kvstore, resume)
-    backbone = BackboneRun(recipe, folder, load_dataset(recipe.data.dataset, recipe.data.root), *common)
+    images = classification_images(recipe, None)
+    kind = StreamedBackboneRun if isinstance(images, StreamedDataset) else BackboneRun
+    backbone = kind(recipe, folder, images, *common)
     return SegmentationRun(recipe, folder, load(recipe.segmentation.dataset), *common, backbone, load)

@@ -1,52 +1,116 @@
-"""`python -m dso_nas show`: a genotype file, or a run's folder, in plain text."""
+"""`python -m dso_nas show`: a genotype file, or a run's folder, in plain text, in pictures, or as a page."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Dict, Iterator, Mapping
+
+import numpy as np
 
 from dso_nas.architecture.block_genotype import BlockGenotype
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotype import SHARED, Genotype
+from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.pruning import prune
 from dso_nas.architecture.topology import INPUT, BlockTopology, Node
 from dso_nas.errors import UserError
+from dso_nas.files import write_durably
+from dso_nas.reporting.html import report_html
+from dso_nas.reporting.lives import draw_life
+from dso_nas.reporting.plots import draw_search
+from dso_nas.reporting.run_files import RunFiles, flattened, lambda_history, last_values
 from dso_nas.reporting.structure import draw_structure
-from dso_nas.training.monitor import read_metrics
-from dso_nas.training.workfolder import WorkFolder
+from dso_nas.reporting.tables import markdown_table, verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The tool's options."""
     parser.add_argument("path", metavar="RUN|FILE", help="a run's folder, or a genotype file")
-    parser.add_argument("--draw", metavar="STEM", help="draw the genotype into STEM.svg and STEM.png")
+    parser.add_argument("--draw", metavar="DIR|STEM", help="of a run: draw the search into this folder; of a genotype: "
+                                                           "draw it into STEM.svg and STEM.png")
+    parser.add_argument("--html", metavar="FILE", help="of a run: write it as one page that needs no network")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print what is there."""
     path = Path(options.path)
     if path.is_dir():
-        _show_run(path)
-        path = path / "search" / "genotype.json"
-        if not path.exists():
-            return
-    genotype = Genotype.load(path)
+        _show_run(RunFiles(path), options)
+        return
+    if options.html:
+        raise UserError(f"--html: {path} is no run's folder; give the --work-dir of a run")
+    genotype = Genotype.load(options.path)
     print("\n".join(genotype_lines(genotype)))
     if options.draw:
         draw_structure(genotype, options.draw)
 
 
-def _show_run(path: Path) -> None:
-    if not (path / "recipe.yaml").exists():
-        raise UserError(f"{path}: is no run's folder, it has no recipe.yaml")
-    folder = WorkFolder(path)
-    for number, entry in enumerate(folder.runs(), start=1):
-        print(f"start {number}:")
-        for key, value in entry.items():
-            print(f"  {key}: {value}")
-    if folder.metrics.exists():
-        latest = {(line["stage"], line["name"]): line for line in read_metrics(folder.metrics)}
-        for (stage, name), line in latest.items():
-            print(f"{stage} epoch {line['epoch'] + 1}: {name} {line['value']:g}")
+def _show_run(files: RunFiles, options: argparse.Namespace) -> None:
+    print("\n".join(run_lines(files)))
+    if options.draw:
+        for picture in draw_run(files, Path(options.draw)):
+            print(f"drawn: {picture}")
+    if options.html:
+        write_durably(options.html, [report_html(files.path).encode("utf-8")])
+        print(f"written: {options.html}")
+
+
+def run_lines(files: RunFiles) -> Iterator[str]:
+    """What it takes to repeat a run and what it came to: starts, the last value of everything, the architecture."""
+    yield f"recipe: {files.recipe.name}, profile {files.recipe.profile}, seed {files.recipe.seed}"
+    for number, entry in enumerate(files.starts, start=1):
+        yield f"start {number}:"
+        yield from (f"  {name}: {value}" for name, value in flattened(entry))
+    rows = [(stage, str(line["epoch"] + 1), name, f"{line['value']:.6g}")
+            for (stage, name), line in last_values(files.metrics).items()]
+    if rows:
+        yield markdown_table(("stage", "epoch", "value", "last"), rows, "lrlr")
+    if files.report is not None:
+        yield verdict(files.report).replace("**", "")
+    if files.genotype is not None:
+        yield from genotype_lines(files.genotype)
+
+
+def draw_run(files: RunFiles, folder: Path) -> Iterator[Path]:
+    """Draw a run's search into `folder`: connections and error by epoch, lambdas' lives, the block before and after.
+
+    Raises:
+        UserError: the search has not ended an epoch, or a picture cannot be written.
+    """
+    if not files.lambdas:
+        raise UserError(f"{files.path}: no epoch of a search has ended here, there is nothing to draw")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror or error}; choose another --draw") from None
+    draw_search(files.metrics, str(folder / "search.png"))
+    yield folder / "search.png"
+    history = lambda_history(files.lambdas)
+    draw_life(history, str(folder / "lambdas.png"), files.layout)
+    yield folder / "lambdas.png"
+    if files.layout is not None:
+        _draw_blocks(files, folder, history[-1][1])
+        yield from (folder / "before.png", folder / "after.png")
+
+
+def _draw_blocks(files: RunFiles, folder: Path, last: Mapping[str, np.ndarray]) -> None:
+    layout = files.layout
+    full = Genotype.full(layout.spec, layout.scope)
+    draw_structure(full, str(folder / "before"), None, "Before the search")
+    found = files.genotype or prune(layout, last).genotype
+    draw_structure(found, str(folder / "after"), _by_block(layout, last), f"After epoch {_epochs(files)}")
+
+
+def _epochs(files: RunFiles) -> int:
+    return len(next(iter(files.lambdas.values())))
+
+
+def _by_block(layout: LambdaLayout, values: Mapping[str, Any]) -> Dict[str, np.ndarray]:
+    """Packed lambda vectors under the keys of a genotype's blocks."""
+    vectors, units = layout.to_units(values), layout.spec.block_units()
+    if layout.scope == "share":
+        return {SHARED: vectors[units[0].name]}
+    return {unit.name: vectors[unit.name] for unit in units}
 
 
 def genotype_lines(genotype: Genotype) -> Iterator[str]:

@@ -36,7 +36,7 @@ from typing import (
 import numpy as np
 
 from dso_nas.errors import UserError
-from dso_nas.training.workfolder import PARTIAL, write_durably
+from dso_nas.files import PARTIAL, write_durably
 
 MAGIC = b"dso-nas checkpoint\n"
 VERSION = 1

@@ -5,6 +5,7 @@ What a step is taken on and how often does not belong here: the stages decide.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -48,6 +49,7 @@ class Learner:
         self._errors = getattr(loss, "errors", wrong_predictions)
         self._groups = groups
         self._exchange = GradientExchange(kvstore, contexts)
+        self._agreed = False
         self._movable: Dict[str, _Movable] = {}
         self._shared = _read_twice(network) if groups is not None else set()
         self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
@@ -61,21 +63,29 @@ class Learner:
         self._movable[name] = _Movable(chosen, trainer, wanted)
 
     def step(self, name: str, data: np.ndarray, labels: np.ndarray, learning_rate: float,
-             paths: Optional[np.ndarray] = None) -> StepResult:
+             paths: Optional[np.ndarray] = None, images: Optional[int] = None) -> StepResult:
         """One step of group `name` on a batch (B, C, H, W), (B,), its mean loss's gradient.
 
-        `paths` (B, num_paths) are drop-path multipliers. No other group's gradients are computed.
+        `paths` (B, num_paths) are drop-path multipliers. No other group's gradients are computed. Every worker gives
+        the whole batch, and takes its part of it; or its own part only, and the size of the whole as `images`.
         """
         group = self._movable[name]
+        self._agree()
         self._select(group.parameters)
-        parts = [share_out(array, self.contexts) for array in (data, labels)]
-        shares = share_out(paths, self.contexts) if paths is not None else [None] * len(self.contexts)
-        results = [self._run(group, *part) for part in zip(*parts, shares)]
+        inputs = [array for array in (data, labels, paths) if array is not None]
+        own = inputs if images is not None else [self._exchange.own_part(array) for array in inputs]
+        results = [self._run(group, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
         self._exchange.sum_gradients(group.parameters)
         group.trainer.set_learning_rate(learning_rate)
-        group.trainer.step(len(data))
+        group.trainer.step(images or len(data))
         losses, errors = zip(*results)
-        return StepResult(list(losses), list(errors), len(data))
+        return StepResult(list(losses), list(errors), images or len(data))
+
+    def _agree(self) -> None:
+        """Before the first forward pass, and after values were set: all workers start from the first one's."""
+        if not self._agreed:
+            self._exchange.agree(list(self.network.collect_params().values()))
+            self._agreed = True
 
     def _select(self, parameters: Sequence[gluon.Parameter]) -> None:
         """Ask for the gradients of `parameters` alone; those that several memory groups read are added up from zero."""
@@ -88,7 +98,7 @@ class Learner:
             if parameter.name in self._shared:
                 parameter.zero_grad()
 
-    def _run(self, group: _Movable, data: Any, labels: Any, paths: Optional[Any]) -> Tuple[Any, Any]:
+    def _run(self, group: _Movable, data: Any, labels: Any, paths: Optional[Any] = None) -> Tuple[Any, Any]:
         if self._groups is None:
             outputs, losses = forward_backward(self.network, data, labels, self._loss, paths)
         else:
@@ -97,7 +107,12 @@ class Learner:
         return losses.sum(), self._errors(outputs, labels)
 
     def state(self) -> Dict[str, np.ndarray]:
-        """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'."""
+        """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'.
+
+        Several workers ask for it at the same step; their statistics are averaged first.
+        """
+        if self._exchange.workers.count > 1:
+            self.average_statistics()
         arrays: Dict[str, np.ndarray] = {}
         for name, parameter in self.network.collect_params().items():
             copies = parameter.list_data() if "running" in name else parameter.list_data()[:1]
@@ -116,6 +131,7 @@ class Learner:
             UserError: a parameter of the network is not among the arrays or has another shape.
         """
         load_parameters(self.network, arrays)
+        self._agreed = False
         for group, (parameters, trainer, _) in self._movable.items():
             for index, parameter in enumerate(parameters):
                 self._load_optimizer_state(group, trainer, index, parameter, arrays)
@@ -136,24 +152,35 @@ class Learner:
         return {name: parameter.list_data()[0].asnumpy() for name, parameter in parameters.items()}
 
     def average_statistics(self) -> None:
-        """Give every device the mean of all devices' running statistics, before evaluating or handing on."""
-        if len(self.contexts) == 1:
-            return
-        for parameter in self.network.collect_params(".*running_(mean|var)").values():
-            mean = sum(copy.asnumpy() for copy in parameter.list_data()) / len(self.contexts)
-            parameter.set_data(mx.nd.array(mean))
+        """Give every device the mean of all devices' running statistics, before evaluating or handing on.
+
+        Raises:
+            UserError: the workers' other parameters are not the same, bit for bit.
+        """
+        self._agree()
+        self._exchange.workers.check_same("training", self.values({p.name: p for p in self._trained}))
+        self._exchange.average(list(self.network.collect_params(".*running_(mean|var)").values()))
 
     def error(self, batches: Any) -> float:
-        """Share of wrong predictions over an iterable of (data, labels), in evaluation mode."""
+        """Share of wrong predictions over an iterable of (data, labels), in evaluation mode.
+
+        Workers that all have the same batches take turns.
+        """
+        self._agree()
+        workers = self._exchange.workers
         wrong, images = 0.0, 0
-        for data, labels in batches:
-            contexts = self.contexts[: len(data)]
-            results = []
-            for x, y in zip(share_out(data, contexts), share_out(labels, contexts)):
-                results.append(self._errors(self.network(x), y))
-            wrong += sum(float(result.asscalar()) for result in results)
+        for data, labels in itertools.islice(batches, workers.rank, None, workers.count):
+            wrong += self._wrong(data, labels)
             images += len(data)
+            workers.alive()
+        wrong, images = workers.sum("errors", np.array([wrong, images])).tolist()
         return wrong / images
+
+    def _wrong(self, data: np.ndarray, labels: np.ndarray) -> float:
+        contexts = self.contexts[: len(data)]
+        shares = zip(share_out(data, contexts), share_out(labels, contexts))
+        results = [self._errors(self.network(x), y) for x, y in shares]
+        return sum(float(result.asscalar()) for result in results)
 
 
 def load_parameters(network: Any, arrays: Mapping[str, np.ndarray]) -> None:

@@ -18,9 +18,12 @@ from dso_nas.errors import Stopped, UserError
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import StepResult
 from dso_nas.training.monitor import Monitor
+from dso_nas.training.workers import workers
 
 _EPOCH = 10**8
 _DRAIN = 16
+# How many times as long as a step what is between two epochs may take.
+_PATIENCE = 10.0
 
 
 class Task:
@@ -74,11 +77,12 @@ class Means:
             FloatingPointError: a loss that is not a number; its argument is the step.
         """
         pending, self._pending = self._pending, []
-        for step, kind, result in pending:
-            loss = sum(float(part.asscalar()) for part in result.losses)
+        sums = np.zeros((_DRAIN, 2))
+        for row, (_, _, result) in enumerate(pending):
+            sums[row] = [sum(float(part.asscalar()) for part in parts) for parts in (result.losses, result.errors)]
+        for (step, kind, result), (loss, error) in zip(pending, workers().sum("means", sums).tolist()):
             if not math.isfinite(loss):
                 raise FloatingPointError(step)
-            error = sum(float(part.asscalar()) for part in result.errors)
             total = self.sums.setdefault(kind, [0.0, 0.0, 0.0])
             for index, value in enumerate((loss, error, result.images)):
                 total[index] += value
@@ -94,13 +98,17 @@ class Means:
 
 
 class Loop:
-    """Runs a task to its end, writing checkpoints to `folder` and metrics to `monitor`."""
+    """Runs a task to its end, writing checkpoints to `folder` and metrics to `monitor`.
+
+    `setting` goes into every checkpoint: what a run that goes on from it has to have in common with this one.
+    """
 
     def __init__(self, task: Task, folder: CheckpointFolder, monitor: Monitor, every_steps: Optional[int] = None,
-                 every_minutes: Optional[float] = None) -> None:
+                 every_minutes: Optional[float] = None, setting: Optional[Mapping[str, Any]] = None) -> None:
         self._task = task
         self._folder = folder
         self._monitor = monitor
+        self._setting = dict(setting or {})
         self._every_steps = every_steps
         self._every_seconds = None if every_minutes is None else 60 * every_minutes
         self._epoch = 0
@@ -130,19 +138,28 @@ class Loop:
         task, total = self._task, self._task.steps_per_epoch()
         steps = task.train(self._epoch, self._step)
         label = f"{task.name} epoch {self._epoch + 1}/{task.epochs}"
-        for kind, result in self._monitor.progress(steps, total - self._step, label):
+        # The other workers are at the same step: one of them shows it.
+        shown = steps if workers().rank else self._monitor.progress(steps, total - self._step, label)
+        for kind, result in shown:
             self._means.add(self._step, kind, result)
             self._step += 1
             self._steps += 1
-            if self._signal is not None:
+            workers().alive()
+            signal_number, due = self._decisions()
+            if signal_number or (self._step < total and due):
                 self._save(ended=False)
-                raise Stopped(self._signal)
-            if self._step < total and self._is_due():
-                self._save(ended=False)
+            if signal_number:
+                raise Stopped(signal_number)
+
+    def _decisions(self) -> Tuple[int, bool]:
+        """The signal to stop for (else 0) and whether a checkpoint is due: the same on every worker."""
+        answers = workers().gather("decisions", np.array([self._signal or 0, self._is_due()]))
+        return int(answers[:, 0].max()), bool(answers[0, 1])
 
     def _end_epoch(self) -> bool:
         with self._finite():
             values = self._means.values()
+        workers().alive(_PATIENCE)
         values.update(self._task.end_epoch(self._epoch))
         self._monitor.record(self._epoch, self._step, **values)
         self._epoch, self._step, self._means = self._epoch + 1, 0, Means()
@@ -166,7 +183,8 @@ class Loop:
         self._seconds, self._since, self._saved_at = self._seconds + now - self._since, now, now
         position = {"epoch": self._epoch, "step": self._step, "steps": self._steps, "sums": self._means.sums,
                     "seconds": self._seconds, "ended": ended}
-        self._folder.save(self._epoch * _EPOCH + self._step, arrays, {"position": position, "task": meta})
+        self._folder.save(self._epoch * _EPOCH + self._step, arrays, {"position": position, "task": meta,
+                                                                           "setting": self._setting})
 
     def _restore(self, checkpoint: Checkpoint) -> bool:
         position = checkpoint.meta["position"]

@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set,
 import numpy as np
 
 from dso_nas.errors import UserError
+from dso_nas.files import write_durably
 from dso_nas.training.progress import Item, progress
-from dso_nas.training.workfolder import write_durably
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -33,7 +33,7 @@ class Monitor:
 
     The metrics hold nothing that the clock decides, so that a run that was resumed ends with the same file,
     byte for byte, as one that never stopped. What differs from run to run goes to TensorBoard alone:
-    `scalar`.
+    `scalar`, and the rate and time of the steps that went through `progress`.
 
     Args:
         work_dir: the run's folder; it exists.
@@ -51,6 +51,7 @@ class Monitor:
         self._path = Path(work_dir) / METRICS
         self._events = _Events(Path(work_dir) / TENSORBOARD / stage) if tensorboard else None
         self._recorded: Set[Tuple[int, int, str]] = set()
+        self._pace: Optional[_Pace] = None
         self._descriptor = self._open()
 
     def __enter__(self) -> Monitor:
@@ -67,17 +68,22 @@ class Monitor:
     def record(self, epoch: int, step: int, **values: Any) -> None:
         """Write numbers (Python's, NumPy's, arrays of one element) as lines of the metrics, and as events.
 
-        On return they are on the disk, which takes milliseconds: meant for an epoch's end, not for every
-        step. NaN and infinities become null, which JSON has.
+        Arrays of more elements become histograms for TensorBoard, and no lines. On return the lines are on the
+        disk, which takes milliseconds: meant for an epoch's end, not for every step. NaN and infinities become
+        null, which JSON has.
 
         Raises:
             UserError: the disk is full or cannot be written.
         """
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = {name: _number(value) for name, value in values.items() if _is_number(value)}
         new = [name for name in numbers if (epoch, step, name) not in self._recorded]
         self._append("".join(self._line(epoch, step, name, numbers[name]) for name in new).encode("utf-8"))
         if self._events:
-            self._events.write_scalars(epoch, numbers)
+            pace = self._pace.values() if self._pace else {}
+            self._events.write_scalars(epoch, {**numbers, **pace})
+        for name in sorted(values.keys() - numbers.keys()):
+            self.histogram(epoch, name, values[name])
+        self._pace = None
 
     def _line(self, epoch: int, step: int, name: str, number: Number) -> str:
         value = number if math.isfinite(number) else None
@@ -138,10 +144,14 @@ class Monitor:
         if self._events:
             self._events.close()
 
-    @staticmethod
-    def progress(iterable: Iterable[Item], total: Optional[int], description: str) -> Iterator[Item]:
-        """`dso_nas.training.progress.progress`, for those who have a monitor."""
-        return progress(iterable, total, description)
+    def progress(self, iterable: Iterable[Item], total: Optional[int], description: str) -> Iterator[Item]:
+        """`dso_nas.training.progress.progress`, timed: the next `record` tells TensorBoard how fast it went.
+
+        Items are an epoch's steps, pairs whose second has `images`. After a resume only what was left of the epoch
+        counts.
+        """
+        self._pace = _Pace()
+        return progress(self._pace.counted(iterable), total, description)
 
     def _open(self) -> int:
         try:
@@ -162,6 +172,28 @@ class Monitor:
             raise _cannot(self._path, "be written", error) from error
 
 
+class _Pace:
+    """How fast steps follow each other: images and seconds from the first step's start to the last one's end."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds = 0.0
+        self._images = 0
+
+    def counted(self, steps: Iterable[Item]) -> Iterator[Item]:
+        for step in steps:
+            self._images += getattr(step[1], "images", 0) if isinstance(step, tuple) and len(step) > 1 else 0
+            self._seconds = time.monotonic() - self._started
+            yield step
+
+    def values(self) -> Dict[str, Number]:
+        """Images per second over the steps, and the epoch's seconds up to now."""
+        values: Dict[str, Number] = {"epoch_seconds": time.monotonic() - self._started}
+        if self._images and self._seconds:
+            values["images_per_second"] = self._images / self._seconds
+        return values
+
+
 def _whole_size(descriptor: int) -> int:
     """Bytes up to the end of the last whole line."""
     end = os.fstat(descriptor).st_size
@@ -172,6 +204,10 @@ def _whole_size(descriptor: int) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+def _is_number(value: Any) -> bool:
+    return getattr(value, "size", 1) == 1
 
 
 def _number(value: Any) -> Number:

@@ -1,14 +1,16 @@
-"""Several devices: choosing them, sharing a batch out, and summing gradients over a kvstore."""
+"""Several devices, of one worker or many: choosing them, sharing a batch out, and summing gradients."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import mxnet as mx
 import numpy as np
 from mxnet.gluon import Parameter
 
 from dso_nas.errors import UserError
+from dso_nas.training.distributed import SummingStore
+from dso_nas.training.workers import DEVICE_STORES, WORKER_STORES, Workers, workers
 
 
 def choose_contexts(gpus: Optional[str] = None, cpus: Optional[int] = None) -> List[mx.Context]:
@@ -62,35 +64,65 @@ def share_out(array: np.ndarray, contexts: Sequence[mx.Context]) -> List[mx.nd.N
 
 
 class GradientExchange:
-    """Sums the gradients of a step over all devices, in place.
+    """Shares batches out and sums the gradients of a step over all devices of all workers, in place.
 
     MXNet's Trainer is not given the kvstore: each device then makes the same step from the same sum, and several
     optimizers can share one store.
 
     Raises:
-        UserError: no kvstore for more than one device, which would train each by itself.
+        UserError: no kvstore for more than one device, which would train each by itself; workers with different
+            numbers of devices.
     """
 
     def __init__(self, kvstore: Optional[str], contexts: Sequence[mx.Context]) -> None:
-        self._store = None
-        self._keys: Dict[str, str] = {}
-        if len(contexts) > 1:
-            if kvstore not in ("local", "device"):
+        self._contexts = list(contexts)
+        self.workers = workers() if kvstore in WORKER_STORES else Workers()
+        self._store: Optional[SummingStore] = self.workers.store
+        if kvstore in WORKER_STORES:
+            self._check_devices(kvstore)
+        elif len(contexts) > 1:
+            if kvstore not in DEVICE_STORES:
                 raise UserError(f"--kvstore {kvstore}: must be local or device for {len(contexts)} devices")
-            self._store = mx.kv.create(kvstore)
+            self._store = SummingStore(mx.kv.create(kvstore))
+
+    def _check_devices(self, kvstore: Optional[str]) -> None:
+        if self._store is None:
+            raise UserError(f"--kvstore {kvstore}: this process has not joined any workers (training.workers.joined)")
+        counts = self.workers.gather("devices", np.array(len(self._contexts)))
+        if len(set(counts)) > 1:
+            listed = ", ".join(str(int(count)) for count in counts)
+            raise UserError(f"--gpus, --cpus: the workers have {listed} devices, give each the same number")
+
+    @property
+    def devices(self) -> int:
+        """Devices of all workers together."""
+        return self.workers.count * len(self._contexts)
+
+    def own_part(self, batch: np.ndarray) -> np.ndarray:
+        """This worker's part of a batch that every worker has, such that each device of all gets its share of it.
+
+        Raises:
+            UserError: fewer images than devices.
+        """
+        if len(batch) < self.devices:
+            raise UserError(f"--batch-size: a batch of {len(batch)} cannot be shared by {self.devices} devices")
+        first = self.workers.rank * len(self._contexts)
+        return np.concatenate(np.array_split(batch, self.devices)[first : first + len(self._contexts)])
+
+    def agree(self, parameters: Sequence[Parameter]) -> None:
+        """Give all workers the first one's values of `parameters`; they must not have been used for a step yet."""
+        self.workers.agree(parameters)
 
     def sum_gradients(self, parameters: Sequence[Parameter]) -> None:
-        """Replace each device's gradient by the sum over devices."""
-        if self._store is None:
-            return
-        for priority, parameter in enumerate(parameters):
-            gradients = parameter.list_grad()
-            key = self._key(parameter, gradients[0])
-            self._store.pushpull(key, gradients, priority=-priority)
+        """Replace each device's gradient by the sum over all workers' devices."""
+        if self._store is not None:
+            names = [f"gradient {parameter.name}" for parameter in parameters]
+            self._store.sum(names, [parameter.list_grad() for parameter in parameters])
 
-    def _key(self, parameter: Parameter, like: Any) -> str:
-        if parameter.name not in self._keys:
-            key = f"gradient/{len(self._keys)}"
-            self._store.init(key, mx.nd.zeros_like(like))
-            self._keys[parameter.name] = key
-        return self._keys[parameter.name]
+    def average(self, parameters: Sequence[Parameter]) -> None:
+        """Give every device the mean of all devices' values."""
+        if self.devices == 1:
+            return
+        means = {p.name: sum(copy.asnumpy() for copy in p.list_data()) / len(self._contexts) for p in parameters}
+        for parameter, mean in zip(parameters, self.workers.mean(means).values()):
+            parameter.set_data(mx.nd.array(mean))

@@ -5,7 +5,6 @@ What the files mean does not belong here: the stages and the reports know.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import json
@@ -20,14 +19,14 @@ import time
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Union
 
 import numpy as np
 
 from dso_nas import __version__
 from dso_nas.errors import UserError
+from dso_nas.files import cannot, write_durably
 
-PARTIAL = ".partial"
 _STAGES = ("pretrain", "search", "retrain")
 _DISTRIBUTIONS = ("numpy", "mxnet", "mxnet-cu112", "gluoncv")
 _VARIABLES = tuple(
@@ -45,53 +44,6 @@ def _let_go_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-def write_durably(path: Path, chunks: Iterable[Any]) -> None:
-    """Write a file such that, whatever happens, its name leads to the whole old content or the whole new one.
-
-    Args:
-        path: the file; its folder exists. One process at a time writes it.
-        chunks: bytes-like pieces, joined.
-
-    Raises:
-        UserError: the disk is full or cannot be written; nothing is left of the new file.
-    """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with open(partial, "wb") as stream:
-            stream.writelines(chunks)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise _cannot(path, "be written", error) from error
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder outlast a power failure, on file systems that can promise it.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _cannot(path: Path, what: str, error: OSError) -> UserError:
-    reason = error.strerror or error
-    return UserError(f"{path}: cannot {what}: {reason}; make room or allow it, or choose another --work-dir")
 
 
 class WorkFolder:
@@ -127,7 +79,7 @@ class WorkFolder:
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
-            raise _cannot(self.path, "be used as the work folder", error) from error
+            raise cannot(self.path, "be used as the work folder", error) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -150,7 +102,7 @@ class WorkFolder:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise _cannot(path, "be locked", error) from error
+            raise cannot(path, "be locked", error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
@@ -159,7 +111,7 @@ class WorkFolder:
             owner = os.pread(descriptor, 300, 0).decode(errors="replace")
             os.close(descriptor)
             if not isinstance(error, BlockingIOError):
-                raise _cannot(path, "be locked", error) from error
+                raise cannot(path, "be locked", error) from error
             raise UserError(
                 f"{self.path}: another run is using this folder ({owner or 'it is just starting'}); wait "
                 "until it ends, or choose another --work-dir"
@@ -176,7 +128,7 @@ class WorkFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot(path, "be written", error) from error
+            raise cannot(path, "be written", error) from error
         write_durably(path, [text.encode("utf-8")])
         return path
 
@@ -220,7 +172,7 @@ class WorkFolder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _cannot(self.run, "be read", error) from error
+            raise cannot(self.run, "be read", error) from error
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):

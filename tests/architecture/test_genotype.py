@@ -224,7 +224,7 @@ def test_unreadable_files_are_refused_in_one_line(name, tmp_path):
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match="absent.json: cannot read the genotype: No such file"):
         Genotype.load(str(tmp_path / "absent.json"))
-    with pytest.raises(UserError, match="cannot write the genotype: No such file"):
+    with pytest.raises(UserError, match="genotype.json: cannot be written: No such file"):
         Genotype.from_json(GOOD, "here").save(str(tmp_path / "absent" / "genotype.json"))
 
 

@@ -29,6 +29,7 @@ from dso_nas.budgets.latency import (
     without_each,
 )
 from dso_nas.errors import UserError
+from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.recipes.schema import Search
 
 TOPOLOGY = BlockTopology(2, ("sep_conv_3x3", "max_pool_3x3"))
@@ -106,6 +107,41 @@ def test_a_real_network_leaves_random_generators_alone():
         assert found is None or (found.runs == 5 and found.value == found.mean > 0)
     for one, two in zip(*results):
         np.testing.assert_array_equal(one, two)
+
+
+def test_training_beside_a_measurement_goes_on_to_the_same_bits():
+    """Gradients, statistics and autograd's modes are as if nothing had been measured, in the middle of a step."""
+    genotype = Genotype.full(SPEC, "share")
+    ends = []
+    for work in (lambda: measure_genotype(SPEC, genotype, mx.cpu(), 2, "paper", 1e9), lambda: None):
+        mx.random.seed(3)
+        network = DerivedNetwork(SPEC, genotype, dropout=0.5)
+        network.initialize(mx.init.Xavier())
+        trainer = mx.gluon.Trainer(network.collect_params(), "sgd", {"learning_rate": 0.1}, kvstore=None)
+        images = mx.nd.array(np.random.default_rng(1).normal(size=(4, 3, 8, 8)))
+        for _ in range(2):
+            with mx.autograd.record():
+                loss = (network(images) ** 2).mean()
+                work()
+                assert mx.autograd.is_recording() and mx.autograd.is_training()
+                loss = loss + 0
+            work()
+            assert not mx.autograd.is_recording() and not mx.autograd.is_training()
+            loss.backward()
+            trainer.step(1)
+        ends.append({name: parameter.data().asnumpy() for name, parameter in network.collect_params().items()})
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(value, ends[1][name], err_msg=name)
+
+
+def test_a_network_that_is_measured_does_not_learn():
+    """Under `record` it would take batch statistics, and keep them."""
+    network = module.compiled(DerivedNetwork(SPEC, Genotype.full(SPEC, "share")), mx.cpu())
+    with mx.autograd.record():
+        measure(network, mx.cpu(), (3, 8, 8), protocol="paper", largest_spread=1e9)
+    mx.nd.waitall()
+    assert all((p.data() == (0 if "mean" in name else 1)).asnumpy().all()
+               for name, p in network.collect_params(".*running_(mean|var)").items())
 
 
 @pytest.mark.parametrize("scope", ["share", "full"])

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dso_nas.architecture.topology import OPERATIONS as KNOWN_OPERATIONS
 from dso_nas.errors import UserError
 from dso_nas.recipes import schema
 from dso_nas.recipes.rules import KeyProblem, KindRule, Rule, Section, SectionRule, read_section
-from dso_nas.recipes.schema import OPERATIONS, Recipe
+from dso_nas.recipes.schema import Recipe
 from dso_nas.recipes.yaml_text import parse_yaml
 
 STAGE = {"epochs": 4, "batch_size": 8, "learning_rate": 0.1}
@@ -60,10 +59,6 @@ def test_every_key_says_what_it_means_and_has_an_allowed_default(name: str, fiel
     assert 5 < len(meaning) < 110 and not meaning.endswith(".")
     if isinstance(rule, Rule) and field.default is not dataclasses.MISSING:
         assert rule.read(field.default, name) == field.default
-
-
-def test_operations_are_those_of_the_topology() -> None:
-    assert set(OPERATIONS) == set(KNOWN_OPERATIONS)
 
 
 def test_defaults_of_a_recipe_have_no_conflicts() -> None:
