@@ -7,8 +7,6 @@ import importlib
 import sys
 from typing import NamedTuple, Optional, Sequence
 
-from dso_nas.cli import report_errors
-
 
 class Tool(NamedTuple):
     """A tool's module, imported only when it is called, and what it does."""
@@ -19,6 +17,8 @@ class Tool(NamedTuple):
 
 TOOLS = {
     "show": Tool("dso_nas.tools.show", "what a run's folder or a genotype file holds"),
+    "diff": Tool("dso_nas.tools.diff", "what differs between two genotypes, two runs or two recipes"),
+    "doctor": Tool("dso_nas.tools.doctor", "whether this machine can run a recipe, and what to do if not"),
     "prepare": Tool("dso_nas.tools.prepare", "record files out of a folder of images, ImageNet's archives or CIFAR-10"),
     "cost": Tool("dso_nas.tools.cost", "parameters, multiply-adds and memory access of a genotype or a recipe"),
     "latency": Tool("dso_nas.tools.latency", "measured latency of genotypes, and the table of operations for a search"),
@@ -41,6 +41,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     own = argparse.ArgumentParser(prog=f"python -m dso_nas {name}", description=TOOLS[name].summary)
     module.add_arguments(own)
     options = own.parse_args(words[1:])
+    if name == "doctor":
+        # It runs where what is below cannot be imported, and its status is what it found.
+        return module.run(options)
+    from dso_nas.cli import report_errors
+
     return report_errors(lambda: module.run(options))
 
 

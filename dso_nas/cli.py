@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
+from dso_nas import target_flags
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.errors import Stopped, UserError
 from dso_nas.recipes import load_recipe, recipe_names
@@ -40,6 +41,7 @@ def build_parser(program: str, default_recipe: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images of a step, over all devices and workers")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of the stage, or of each stage of 'all'")
     parser.add_argument("--seed", type=int, help="seed of everything random but the split of the data")
+    target_flags.add_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints in the work folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="any recipe key, such as search.gamma=0.01; may be repeated")
@@ -129,5 +131,4 @@ def _overrides(options: argparse.Namespace) -> Sequence[str]:
             for key, value in (("batch_size", options.batch_size), ("epochs", options.epochs)) if value is not None]
     if options.seed is not None:
         keys.append(f"seed={options.seed}")
-    return keys + options.overrides
-
+    return keys + target_flags.recipe_keys(options) + options.overrides

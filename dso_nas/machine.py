@@ -91,7 +91,7 @@ def find_driver(library: str = "libcuda.so.1") -> Driver:
     return Driver((version // 1000, version % 1000 // 10), gpus)
 
 
-def _number(function: "ctypes._NamedFuncPointer", *arguments: int) -> int:
+def _number(function: ctypes._NamedFuncPointer, *arguments: int) -> int:
     """What a function of the driver writes into its first argument."""
     value = ctypes.c_int()
     function(ctypes.byref(value), *arguments)

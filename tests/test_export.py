@@ -122,7 +122,7 @@ def filled(network):
         elif name.startswith("fc1"):
             parameter.set_data(mx.nd.array(rng.normal(0, 0.5, parameter.shape)))
     size = float(np.std(first_of(network, images())))
-    for name, parameter in network.collect_params("fc1_.*").items():
+    for parameter in network.collect_params("fc1_.*").values():
         parameter.set_data(parameter.data() / size)
     return network
 
@@ -341,7 +341,7 @@ def test_a_folder_that_is_not_there_is_said_first(tmp_path, capsys):
 class TestOnnx:
     """In the environment of requirements-onnx.txt; onnxruntime against our outputs."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def translated(self, exported):
         folder, expected = exported
         done = subprocess.run([str(ONNX_PYTHON), "-c", EXPORT_ONNX, *(str(folder / name) for name in expected)],

@@ -21,11 +21,13 @@ from dso_nas.architecture.topology import (
 FORMAT = "dso-nas-genotype"
 VERSION = 1
 SPACE = "normal"
+MOBILE = "mobile"
 SHARED = "shared"
 MAX_BYTES = 16 * 2**20
 MAX_LEVELS = 100
 
 _KEYS = ("format", "version", "space", "topology", "scope", "blocks", "reductions", "source")
+_MOBILE_KEYS = ("format", "version", "space", "operations", "blocks", "source")
 _NODE = re.compile(r"([1-9][0-9]{0,3})\.([1-9][0-9]{0,3})")
 _UNIT = re.compile(r"stage[1-9][0-9]{0,3}_unit[1-9][0-9]{0,3}")
 
@@ -59,6 +61,27 @@ def parse(content: Any, where: str) -> Dict[str, Any]:
     return _Parser(where).genotype(content)
 
 
+def parse_mobile(content: Any, where: str, operations: Sequence[str]) -> Dict[str, Any]:
+    """The fields of a `MobileGenotype` from a file's content; `operations` are those that exist.
+
+    Raises:
+        GenotypeError: naming `where` and the key that is wrong.
+    """
+    return _Parser(where).mobile(content, operations)
+
+
+def space_of(content: Any, where: str) -> str:
+    """The search space, 'normal' or 'mobile', that a file's content names.
+
+    Raises:
+        GenotypeError: naming `where`, if there is none or another.
+    """
+    parser = _Parser(where)
+    if "space" not in parser.mapping(content, "the file"):
+        parser.refuse("the file", "the key 'space' is missing")
+    return parser.literal(content["space"], "space", (SPACE, MOBILE))
+
+
 def topology_json(topology: BlockTopology) -> Dict[str, Any]:
     """A topology as plain JSON values; `reach` is left out where it is 'all', as older files have none."""
     content = {"levels": topology.levels, "operations": list(topology.operations)}
@@ -70,21 +93,44 @@ class _Parser:
         self.where = where
 
     def genotype(self, content: Any) -> Dict[str, Any]:
-        self.keys(content, "the file", _KEYS)
-        self.literal(content["format"], "format", (FORMAT,))
-        self.literal(content["version"], "version", (VERSION,))
+        self.head(content, SPACE, _KEYS)
         topology = self.topology(content["topology"])
         scope = self.literal(content["scope"], "scope", SCOPES)
         reductions = self.list_of(content["reductions"], "reductions")
         self.finite(self.mapping(content["source"], "source"), "source")
         return {
-            "space": self.literal(content["space"], "space", (SPACE,)),
+            "space": SPACE,
             "topology": topology,
             "scope": scope,
             "blocks": self.blocks(content["blocks"], scope, topology),
             "reductions": tuple(self.reduction(live, f"reductions.{i}") for i, live in enumerate(reductions)),
             "source": content["source"],
         }
+
+    def head(self, content: Any, space: str, keys: Sequence[str]) -> None:
+        other = MOBILE if space == SPACE else SPACE
+        if self.mapping(content, "the file").get("space") == other:
+            self.refuse("space", f"the genotype is of the {other} space, the network is of the {space} one")
+        self.keys(content, "the file", keys)
+        self.literal(content["format"], "format", (FORMAT,))
+        self.literal(content["version"], "version", (VERSION,))
+        self.literal(content["space"], "space", (space,))
+
+    def mobile(self, content: Any, existing: Sequence[str]) -> Dict[str, Any]:
+        self.head(content, MOBILE, _MOBILE_KEYS)
+        operations = tuple(self.names(content["operations"], "operations", existing))
+        self.finite(self.mapping(content["source"], "source"), "source")
+        if not self.mapping(content["blocks"], "blocks"):
+            self.refuse("blocks", "is empty, it needs one entry per block")
+        blocks = {name: self.mobile_block(name, live, operations) for name, live in content["blocks"].items()}
+        return {"space": MOBILE, "operations": operations, "blocks": blocks, "source": content["source"]}
+
+    def mobile_block(self, name: str, content: Any, operations: Sequence[str]) -> Tuple[str, ...]:
+        key = f"blocks.{_short(name)}"
+        if not _UNIT.fullmatch(name):
+            self.refuse(key, "is not of the form stageS_unitU")
+        live = self.names(content, key, operations) if self.list_of(content, key) else []
+        return tuple(operation for operation in operations if operation in live)
 
     def topology(self, content: Any) -> BlockTopology:
         self.keys(content, "topology", ("levels", "operations"), optional=("reach",))

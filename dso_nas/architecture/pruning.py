@@ -29,11 +29,11 @@ class PruneResult:
     """What pruning leaves.
 
     `values` are all lambda parameters, float32 of shape (1, k), with dead connections at zero; `genotype`
-    names the live ones; `warnings` says what pruning had to decide by itself.
+    (of the space's own class) names the live ones; `warnings` says what pruning had to decide by itself.
     """
 
     values: Dict[str, np.ndarray]
-    genotype: Genotype
+    genotype: Any
     warnings: Tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def prune(
     """
     topology = layout.spec.topology
     vectors = {name: vector.astype(np.float32) for name, vector in layout.to_units(values).items()}
-    _check_finite(vectors)
+    check_finite(vectors)
     warnings: List[str] = []
     for unit in layout.spec.block_units():
         vectors[unit.name] = prune_block(topology, vectors[unit.name])
@@ -120,7 +120,8 @@ def _revive(unit: Unit, vector: np.ndarray, earlier: Optional[np.ndarray]) -> Tu
     )
 
 
-def _check_finite(vectors: Mapping[str, np.ndarray]) -> None:
+def check_finite(vectors: Mapping[str, np.ndarray]) -> None:
+    """Refuse lambdas, vectors by unit, that are not finite (`UserError`)."""
     for name, vector in vectors.items():
         if not np.isfinite(vector).all():
             raise UserError(f"{name}: a lambda is not finite; the search diverged, lower its learning rate")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shlex
 import zipfile
 import zlib
@@ -117,7 +118,7 @@ def read_lambdas(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+            if sum(_array_bytes(archive, member) for member in archive.infolist()) > MAX_BYTES:
                 raise UserError(f"{path}: holds more than {MAX_BYTES >> 20} MB, no search does; move it away")
         with np.load(str(path), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
@@ -130,6 +131,15 @@ def read_lambdas(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     if len(epochs) > 1 or -1 in epochs or not all(_is_finite(array) for array in arrays.values()):
         raise UserError(f"{path}: is not a search's lambdas by epoch; `search --resume` writes it anew")
     return {name: array.astype(np.float64) for name, array in arrays.items()} if epochs != {0} else {}
+
+
+def _array_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes that an array would take in memory, or that it takes in the file if they are more."""
+    with archive.open(member) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not an array as NumPy writes small ones")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return max(member.file_size, math.prod(shape) * dtype.itemsize)
 
 
 def _is_finite(array: np.ndarray) -> bool:

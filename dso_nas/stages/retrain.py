@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
-import mxnet as mx
 import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
@@ -15,7 +14,6 @@ from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_op
 from dso_nas.stages.targets import target_spec
 from dso_nas.training.learner import Learner, StepResult
 from dso_nas.training.loop import Task
-from dso_nas.training.workers import workers
 
 _PATHS, _DROPOUT = 0, 1
 
@@ -36,20 +34,14 @@ class RetrainTask(Task):
         self._number = number
         self._batches = run.batches(run.part("train"), settings.batch_size, "retrain", settings.cutout)
         self._rates = learning_rates(settings, len(self._batches), self.epochs)
-        self._dropout = settings.dropout > 0
-        mx.random.seed(self._seed(_DROPOUT, 0))
+        self._dropout = settings.dropout > 0 or run.draws
+        run.seed_step(number, _DROPOUT, 0)
         network = build_derived(run, spec, genotype)
         self._probabilities = path_probabilities(network, settings.drop_path, settings.drop_path_rule)
         loss = run.loss(settings.label_smoothing, settings.auxiliary_weight)
         self.learner = Learner(network, run.contexts, loss, run.kvstore)
         self.learner.add_group("weights", list(network.collect_params().values()), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay, decay_gamma=settings.decay_gamma))
-
-    def _sequence(self, *place: int) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self._run.recipe.seed, spawn_key=(self._number, *place))
-
-    def _seed(self, *place: int) -> int:
-        return int(self._sequence(*place).generate_state(1)[0] >> 1)
 
     def steps_per_epoch(self) -> int:
         """See Task."""
@@ -61,8 +53,7 @@ class RetrainTask(Task):
         for data, labels in self._batches.epoch(epoch, start):
             step += 1
             if self._dropout:
-                # MXNet's own generator, set anew so that a resumed run draws what this one would have.
-                mx.random.seed(self._seed(_DROPOUT, step) + workers().rank)
+                self._run.seed_step(self._number, _DROPOUT, step)
             yield "train", self.learner.step("weights", data, labels, self._rates(step), self._paths(step, len(data)),
                                              self._run.whole(data))
 
@@ -70,7 +61,8 @@ class RetrainTask(Task):
         if not len(self._probabilities):
             return None
         progress = step / (self.epochs * len(self._batches))
-        return draw_paths(self._probabilities, progress, images, np.random.default_rng(self._sequence(_PATHS, step)))
+        sequence = np.random.SeedSequence(self._run.recipe.seed, spawn_key=(self._number, _PATHS, step))
+        return draw_paths(self._probabilities, progress, images, np.random.default_rng(sequence))
 
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""

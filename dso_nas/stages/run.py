@@ -123,6 +123,16 @@ class Run:
         augmentation = Augmentation(self.dataset.mean, self.dataset.std)
         return Batches(arrays, size, augmentation, self.recipe.seed, "evaluation", shuffle=False, last="keep").epoch(0)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the networks of all stages draw random numbers, from MXNet's generator (dropout)."""
+        return False
+
+    def seed_step(self, *place: int) -> None:
+        """Set MXNet's generator anew for a step, so that a resumed run draws what this one would have."""
+        sequence = np.random.SeedSequence(self.recipe.seed, spawn_key=place)
+        mx.random.seed(int(sequence.generate_state(1)[0] >> 1) + workers().rank)
+
     def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> ClassificationLoss:
         """What training minimises, and what counts as an error."""
         return ClassificationLoss(smoothing, auxiliary_weight)

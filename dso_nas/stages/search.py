@@ -88,6 +88,7 @@ class SearchTask(Task):
             settings, momentum=settings.momentum, wd=settings.weight_decay))
         self._apg_nag = make_optimizer(settings, momentum=settings.lambda_momentum, gamma=settings.gamma,
                                        begin_lambda_step=self._lambda_steps)
+        self._built_at = self._lambda_steps
         self._set_gamma(self._values)
         self.learner.add_group(LAMBDAS, list(self.network.lambdas.values()), self._apg_nag)
 
@@ -109,6 +110,8 @@ class SearchTask(Task):
         step = epoch * self.steps_per_epoch() + start
         for kind, (data, labels) in alternate(*sources, *ratio, start=start):
             step += 1
+            if self._run.draws:
+                self._run.seed_step(step)
             rate = self._rates(step)
             if kind == LAMBDAS:
                 self._lambda_steps += 1
@@ -132,7 +135,8 @@ class SearchTask(Task):
 
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
-        if not self._on_target():
+        # A search resumed behind an epoch's last lambda step has an optimizer that has seen none.
+        if not self._on_target() and (self._lambda_steps > self._built_at or not self._lambda_steps):
             self._apg_nag.assert_thresholded()
         self.learner.average_statistics()
         values = self._run.evaluate(self.learner, self._run.validation(), "validation")

@@ -123,6 +123,11 @@ class SegmentationRun(Run):
         """See Run: always the test pictures."""
         return self.plain_batches(self.part("test"))
 
+    @property
+    def draws(self) -> bool:
+        """See Run: the head has dropout."""
+        return self.settings.dropout > 0
+
     def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> SegmentationLoss:
         """See Run; labels are not smoothed in segmentation."""
         return SegmentationLoss(auxiliary_weight)

@@ -25,7 +25,7 @@ BATCH = 12
 TOLERANCE = 1e-5
 
 
-def make_learner(start: int, kvstore: Optional[str], devices: int, normalization: Optional[str] = None) -> Any:
+def make_learner(start: int, kvstore: Optional[str], devices: int, normalization: bool = False) -> Any:
     """A network of two lambda-weighted branches, with or without BatchNorm, its values drawn by `start`."""
     import mxnet as mx
     from mxnet.gluon import nn
@@ -39,7 +39,7 @@ def make_learner(start: int, kvstore: Optional[str], devices: int, normalization
             super().__init__(prefix="")
             self.left = nn.Conv2D(4, 3, padding=1, in_channels=3, prefix="left_")
             self.right = nn.Conv2D(4, 1, in_channels=3, prefix="right_")
-            self.norm = _normalization(normalization, devices)
+            self.norm = nn.BatchNorm(in_channels=4, prefix="norm_") if normalization else None
             self.dense = nn.Dense(5, in_units=4 * 6 * 6, prefix="dense_")
             self.scale = self.params.get("lambda_scale", shape=(1, 2))
 
@@ -62,14 +62,6 @@ def make_learner(start: int, kvstore: Optional[str], devices: int, normalization
     learner.add_group("weights", weights, APGNAG(learning_rate=0.1, momentum=0.9, wd=1e-3, clip_gradient=1.0))
     learner.add_group("lambdas", [network.scale], APGNAG(learning_rate=0.05, momentum=0.9, gamma=1.0))
     return learner
-
-
-def _normalization(kind: Optional[str], devices: int) -> Any:
-    from mxnet.gluon import contrib, nn
-
-    if kind == "sync":
-        return contrib.nn.SyncBatchNorm(in_channels=4, num_devices=devices, prefix="norm_")
-    return nn.BatchNorm(in_channels=4, prefix="norm_") if kind else None
 
 
 def train(learner: Any, seed: int) -> Dict[str, Any]:

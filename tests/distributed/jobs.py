@@ -37,13 +37,15 @@ def free_port() -> int:
 class Running:
     """A job under the launcher, known by its port."""
 
-    def __init__(self, log: Path, command: List[str], *options: str, variables: Optional[Dict[str, str]] = None) -> None:
+    def __init__(self, log: Path, command: List[str], *options: str,
+                 variables: Optional[Dict[str, str]] = None) -> None:
         self.port = free_port()
         self.log = log
         with open(log, "w") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dso_nas", "launch", "--port", str(self.port), *options, *command], cwd=ROOT,
-                stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})})
+                stdout=stream, stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(variables or {})})
 
     def members(self, role: str = "", guards: bool = False) -> List[int]:
         """Process ids of the job's processes of a role, without the guards that hold them."""

@@ -13,8 +13,8 @@ from dso_nas.stages import targets as module
 from dso_nas.stages.retrain import retrain_spec
 from dso_nas.stages.search import SearchTask, search
 
-STEERED = ("pretrain.epochs=0", "search.batch_size=20", "search.epochs=6", "search.learning_rate=0.05",
-           "search.gamma=0.1", "network.scope=full", "network.blocks=[2, 1]", "network.levels=3")
+STEERED = ("pretrain.epochs=0", "search.batch_size=10", "search.epochs=2", "search.prune_every=2",
+           "search.learning_rate=0.05", "search.gamma=0.1", "network.scope=full")
 
 
 def share_of(run, genotype):
@@ -34,13 +34,13 @@ def test_a_search_ends_at_the_asked_share(make_run, target, seed):
 
 def test_a_steered_search_is_the_same_again_and_resumed(make_run):
     ends = []
-    for name, halt in (("one", None), ("two", None), ("three", 7)):
+    for name, halt in (("one", None), ("two", 7)):
         task = SearchTask(make_run(*STEERED, "search.target_flops_share=0.5", name=name))
-        for epoch in range(6):
+        for epoch in range(2):
             taken = 0
             for _ in task.train(epoch, 0):
                 taken += 1
-                if epoch == 1 and taken == halt:
+                if epoch == 0 and taken == halt:
                     state = task.state()
                     task = SearchTask(make_run(*STEERED, "search.target_flops_share=0.5", name=f"{name} resumed"))
                     task.restore(*state)
@@ -51,7 +51,7 @@ def test_a_steered_search_is_the_same_again_and_resumed(make_run):
             if task.finished():
                 break
         ends.append((task.genotype, task.state()[0]["steering"].tobytes()))
-    assert ends[0] == ends[1] == ends[2]
+    assert ends[0] == ends[1]
 
 
 def test_a_search_stopped_on_its_target_stays_there(make_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import select
@@ -15,19 +16,21 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
+from PIL import Image
 
 from dso_nas.training.checkpoint import CheckpointFolder
+from tests.data.builders import image_record
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pretrain", "search", "retrain")
 RECIPE = """
 name: tiny
-data: {dataset: fashion-mnist, padding: 2}
+data: {dataset: records, padding: 2}
 network: {stem: cifar, blocks: [1, 1, 1], widths: [2, 2, 2], levels: 2, operations: [sep_conv_3x3, avg_pool_3x3]}
 memory: {mirroring: block}
-pretrain: {epochs: 2, batch_size: 500, learning_rate: 0.1}
-search: {epochs: 3, batch_size: 500, learning_rate: 0.1, clip_gradient: 2, gamma: 0.08, prune_every: 1}
-retrain: {epochs: 2, batch_size: 1000, learning_rate: 0.1, drop_path: 0.3, dropout: 0.2, cutout: 8}
+pretrain: {epochs: 2, batch_size: 20, learning_rate: 0.1}
+search: {epochs: 3, batch_size: 20, learning_rate: 0.1, clip_gradient: 2, gamma: 0.08, prune_every: 1}
+retrain: {epochs: 2, batch_size: 40, learning_rate: 0.1, drop_path: 0.3, dropout: 0.2, cutout: 8}
 compare: {random_architectures: 0, full_network: false}
 checkpoint: {every_steps: 2}
 """
@@ -38,9 +41,26 @@ def command(folder: Path, *options: str) -> List[str]:
     """What runs all stages in `folder`; the recipe lies beside it."""
     recipe = folder.parent / "tiny.yaml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(RECIPE)
+    if not recipe.exists():
+        recipe.write_text(RECIPE)
+        write_images(recipe.parent)
     script = str(ROOT / "train_cifar.py")
-    return [sys.executable, script, "all", "--recipe", str(recipe), "--work-dir", str(folder), *options]
+    return [sys.executable, script, "all", "--recipe", str(recipe), "--data-dir", str(recipe.parent), "--work-dir",
+            str(folder), *options]
+
+
+def write_images(folder: Path) -> None:
+    """Record files of a few small images, so that a step takes milliseconds."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train1", 200), ("train2", 200), ("val", 60)):
+        records = [image_record(n % 4, _png(rng.integers(0, 60, (16, 16, 3)) + 60 * (n % 4))) for n in range(count)]
+        (folder / f"{name}.rec").write_bytes(b"".join(records))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:

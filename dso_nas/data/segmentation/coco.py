@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dso_nas.data.segmentation.annotations import Annotations
 from dso_nas.data.segmentation.decoding import IGNORED, picture_size
 from dso_nas.data.segmentation.layout import find_folder, pairs_of, read_list
 from dso_nas.data.segmentation.sets import Pair, SegmentationDataset
 from dso_nas.data.segmentation.voc import CLASSES, voc_aug_pairs, voc_dataset, voc_pairs
 from dso_nas.errors import UserError
 from dso_nas.files import cannot, write_durably
+
+if TYPE_CHECKING:
+    from dso_nas.data.segmentation.coco_annotations import Annotations
 
 PICTURES = "train2017"
 ANNOTATIONS = "annotations/instances_train2017.json"
@@ -45,6 +47,9 @@ def prepare_coco_voc(root: Path, out: Path) -> None:
     if listed.exists():
         print(f"{listed}: made before, {len(read_list(listed)):,} pictures; delete it to have it made again")
         return
+    # pycocotools is wanted for nothing else.
+    from dso_nas.data.segmentation.coco_annotations import Annotations
+
     folder = find_folder(root, _COCO_FOLDERS, ANNOTATIONS, "COCO 2017")
     annotations = Annotations(folder / ANNOTATIONS, CLASSES)
     try:

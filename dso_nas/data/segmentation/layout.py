@@ -25,7 +25,7 @@ def find_folder(root: Path, candidates: Sequence[str], marker: str, what: str) -
         if (root / candidate / marker).exists():
             return root / candidate
     raise UserError(f"{root}: holds no {what}; its {marker} is looked for in "
-                    f"{', '.join(candidates)}: put or link it there, or give another --data-dir")
+                    f"{', '.join(candidates)}: put or link it there, or give another folder")
 
 
 def read_list(path: Path) -> List[str]:

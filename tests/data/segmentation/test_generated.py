@@ -46,25 +46,21 @@ def test_train_scenes_show_training_images_alone_and_test_scenes_test_images(mon
 
     taken = []
     make = generated.make_scenes
-    monkeypatch.setattr(generated, "make_scenes", lambda garments, *rest: taken.append(garments) or make(garments, *rest))
+    monkeypatch.setattr(generated, "make_scenes",
+                        lambda garments, *rest: taken.append(garments) or make(garments, *rest))
     sample = load_sample()
     monkeypatch.setattr(generated, "load_sample", lambda: sample)
     load_scenes(32, 2, 1)
     assert taken[0] is sample.train and taken[1] is sample.test
 
 
-def test_masks_are_exact() -> None:
+def test_masks_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Garments of one brightness on a black ground: where the mask says so, and nowhere else, is a garment's colour."""
     images = np.zeros((10, 32, 32, 3), np.uint8)
     images[:, 6:26, 8:24] = 255
     garments = ImageArrays(images, np.arange(10, dtype=np.int32))
-    import dso_nas.data.segmentation.generated as generated
-
-    original, generated.texture = generated.texture, lambda size, rng: np.zeros((size, size, 3))
-    try:
-        scenes = make_scenes(garments, 40, 64, (1, 2))
-    finally:
-        generated.texture = original
+    monkeypatch.setattr("dso_nas.data.segmentation.generated.texture", lambda size, rng: np.zeros((size, size, 3)))
+    scenes = make_scenes(garments, 40, 64, (1, 2))
     covered = 0
     for index in range(40):
         image, mask = scenes.read(index)
@@ -87,4 +83,5 @@ def test_a_split_shares_out_the_classes(dataset: SegmentationDataset) -> None:
     labels = dataset.train.labels
     shares = np.bincount(labels[split.weights], minlength=11)[1:] / np.bincount(labels, minlength=11)[1:]
     assert np.abs(shares - 0.8).max() < 0.03
-    np.testing.assert_array_equal(dataset.train.subset(split.lambdas).mask(3), dataset.train.mask(int(split.lambdas[3])))
+    lambdas = dataset.train.subset(split.lambdas)
+    np.testing.assert_array_equal(lambdas.mask(3), dataset.train.mask(int(split.lambdas[3])))

@@ -1,7 +1,7 @@
 """COCO's annotation file: read with bounds, indexed and drawn by pycocotools.
 
-pycocotools' core is C that trusts its input: an outline with a far-off corner takes all memory, and run lengths beyond
-the picture write behind it. What goes there is checked here first.
+pycocotools' core is C that trusts its input: an outline with a far-off corner ends the process. What goes there is
+checked here first, run lengths too.
 """
 
 from __future__ import annotations

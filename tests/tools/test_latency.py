@@ -1,0 +1,103 @@
+"""`python -m dso_nas latency`, on a device whose time is counted and not measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dso_nas.__main__ import main
+from dso_nas.architecture.genotype import Genotype
+from dso_nas.budgets import latency, layer_latency
+from dso_nas.budgets.latency import Latency
+from dso_nas.budgets.latency_table import Entry, LatencyTable
+from dso_nas.budgets.layer_latency import layer_counts, timed_layers
+from dso_nas.recipes import load_recipe
+from dso_nas.tools.cost import recipe_spec
+
+SPEC = recipe_spec(load_recipe("demo"))
+PRICES = {name: float(price) for price, name in enumerate(timed_layers(SPEC), start=1)}
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Layers have the prices above; a network has the sum of its layers', or what `order` makes of it."""
+    monkeypatch.setattr(layer_latency, "measure_layer", lambda layer, *how: Entry(prices.pop(0), 0.01))
+    prices, order = list(PRICES.values()), [lambda total: total]
+
+    def measure_genotype(spec, genotype, *how):
+        total = sum(number * PRICES[name] for name, number in layer_counts(spec, genotype).items())
+        return Latency.of([order[0](total)], "mean")
+
+    monkeypatch.setattr(latency, "measure_genotype", measure_genotype)
+    return order
+
+
+def tool(*words):
+    return main(["latency", "--cpus", "1", *map(str, words)])
+
+
+def test_the_table_is_written_checked_and_read(device, tmp_path, capsys):
+    path, genotype = tmp_path / "table.json", tmp_path / "genotype.json"
+    assert tool("--out", path, "--check", 30) == 0
+    assert "30 measured random architectures: 1.000" in capsys.readouterr().out
+    table = LatencyTable.load(path)
+    assert {name: entry.milliseconds for name, entry in table.entries.items()} == PRICES
+    assert (table.device, table.batch, table.statistic) == ("cpu(0)", 1, "median")
+    assert table.check.architectures == 30 and table.environment["versions"]["mxnet"]
+    Genotype.full(SPEC, "share").save(genotype)
+    assert tool("--genotype", genotype, "--table", path) == 0
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    assert row.count(f"{table.total(layer_counts(SPEC, Genotype.load(genotype))):.3f}") == 2
+
+
+def test_an_order_that_is_not_good_enough_is_said(device, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    device[0] = lambda total: rng.uniform(1, 2)
+    assert tool("--out", tmp_path / "table.json", "--check", 30) == 0
+    assert "not good enough: below 0.9" in capsys.readouterr().out
+    assert not LatencyTable.load(tmp_path / "table.json").check.is_good
+
+
+def test_a_genotype_alone_needs_no_table(device, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.json", "two.json"):
+        Genotype.full(SPEC, "share").save(name)
+    assert tool("--genotype", "one.json", "two.json") == 0
+    shown = capsys.readouterr().out
+    assert "one.json" in shown and "two.json" in shown
+    assert {path.name for path in tmp_path.iterdir()} == {"one.json", "two.json"}
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--check", "2"], "--check 2: an order needs at least 3"),
+    (["--table", "none.json"], "none.json: cannot read the latency table"),
+    (["--genotype", "none.json"], "none.json"),
+    (["--out", "none/table.json"], "--out none/table.json: there is no such folder"),
+    (["--batch", "0"], "search.latency_batch"),
+    (["--spread", "-1"], "search.latency_spread"),
+    (["--table", "table.json", "--width", "2"], "table.json: the latency table is of another space, its widths is"),
+    (["--table", "table.json", "--batch", "2"], "search.latency_batch is 2"),
+])
+def test_bad_input_is_one_line(device, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert tool("--out", "table.json") == 0
+    capsys.readouterr()
+    assert tool(*words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_a_real_layer_and_network(tmp_path, capsys):
+    """Measured for once, on whatever machine this is; the numbers are nobody's business."""
+    path = tmp_path / "table.json"
+    small = ("--set", "network.blocks=[1]", "--set", "network.widths=[2]", "--set", "network.levels=1", "--set",
+             "network.image_size=8", "--set", "search.latency_statistic=paper", "--spread", "1e9")
+    assert tool(*small, "--out", path, "--check", 3) == 0
+    content = json.loads(path.read_text())
+    assert all(entry["milliseconds"] > 0 for entry in content["entries"].values())
+    assert -1 <= content["check"]["rank_correlation"] <= 1
+
+
+def test_too_much_spread_is_refused(capsys):
+    assert tool("--spread", "1e-9", "--out", "/tmp/never.json") == 2
+    assert "--spread" in capsys.readouterr().err
