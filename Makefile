@@ -7,7 +7,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo demo-seg test lint bench clean
 
 # A candidate is run, since a name on PATH may be a shim that leads nowhere, and Debian's lack venv unless it is asked
 # for. Prints "<path> <version>".
@@ -43,6 +43,9 @@ endif
 
 demo: $(INSTALLED)
 	$(RUN) train_cifar.py all --recipe demo --work-dir runs/demo --resume
+
+demo-seg: $(INSTALLED)
+	$(RUN) search_seg.py all --recipe seg-demo --work-dir runs/seg-demo --resume
 
 # One thread a worker: two workers that each take both cores are slower than one.
 test: $(INSTALLED)

@@ -11,8 +11,8 @@ from dso_nas.errors import UserError
 
 FLAGS = {
     "--target-params": ("target_parameters", "parameters that retrain's width is chosen for, such as 4.7M"),
-    "--target-flops": ("target_flops", "multiply-adds that retrain's width is chosen for, such as 571M; or the share of "
-                                       "the supernet's at which search ends, such as 40%%"),
+    "--target-flops": ("target_flops", "multiply-adds that retrain's width is chosen for, such as 571M; or the share "
+                                       "of the supernet's at which search ends, such as 40%%"),
     "--target-mac": ("target_mac", "elements of memory access that retrain's width is chosen for"),
     "--target-latency": ("target_latency", "milliseconds that retrain's width is chosen for, measured here"),
 }

@@ -30,14 +30,16 @@ from dso_nas.data.arrays import ImageDataset  # noqa: E402
 from dso_nas.errors import UserError  # noqa: E402
 from dso_nas.recipes import load_recipe  # noqa: E402
 from dso_nas.reporting.tables import markdown_table  # noqa: E402
+from dso_nas.stages.classification import classification_run  # noqa: E402
 from dso_nas.stages.pretrain import pretrain  # noqa: E402
 from dso_nas.stages.retrain import retrain, retrain_spec  # noqa: E402
-from dso_nas.stages.run import Run, classification_run  # noqa: E402
+from dso_nas.stages.run import Run  # noqa: E402
 from dso_nas.stages.search import search  # noqa: E402
 from dso_nas.training.workfolder import WorkFolder, describe_environment  # noqa: E402
 
 PARAMETERS = 40_000
-QUICK = ("pretrain.epochs=1", "search.epochs=2", "retrain.epochs=1")
+# So few steps that nothing would die of the recipe's own gamma.
+QUICK = ("pretrain.epochs=1", "search.epochs=2", "search.batch_size=20", "search.gamma=0.1", "retrain.epochs=1")
 QUICK_IMAGES = 600
 
 
@@ -126,8 +128,8 @@ def report(options: argparse.Namespace, outcomes: Dict[str, List[Outcome]]) -> s
     quick = "\n\nA quick run: it shows that the script works, and nothing else." if options.quick else ""
     return (f"# Adaptive {options.what} against a uniform gamma\n\n"
             f"Recipe {options.recipe}, seeds {', '.join(map(str, options.seeds))}, every network retrained at "
-            f"{options.parameters:,} parameters; {machine['processor']}, {machine['processors_usable']} processors. Mean "
-            f"± standard deviation.{quick}\n\n"
+            f"{options.parameters:,} parameters; {machine['processor']}, {machine['processors_usable']} processors. "
+            f"Mean ± standard deviation.{quick}\n\n"
             f"{markdown_table(headers, [_mean_row(*item) for item in outcomes.items()], 'lrrrr')}\n\n"
             f"Every run:\n\n{markdown_table(('gamma, seed', *headers[1:]), list(_rows(options, outcomes)), 'lrrrr')}\n")
 

@@ -258,6 +258,7 @@ def _fused(layer: Layer) -> Cost:
 FORMULAS: Dict[str, Callable[[Layer], Cost]] = {
     "conv": _conv,
     "dense": _conv,
+    "dw_conv": _depthwise,
     "sep_conv": _sep_conv,
     "max_pool": _pool,
     "avg_pool": _pool,

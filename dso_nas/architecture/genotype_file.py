@@ -110,7 +110,7 @@ class _Parser:
     def head(self, content: Any, space: str, keys: Sequence[str]) -> None:
         other = MOBILE if space == SPACE else SPACE
         if self.mapping(content, "the file").get("space") == other:
-            self.refuse("space", f"the genotype is of the {other} space, the network is of the {space} one")
+            self.refuse("space", f"{other!r}, where a genotype of the {space} space is needed")
         self.keys(content, "the file", keys)
         self.literal(content["format"], "format", (FORMAT,))
         self.literal(content["version"], "version", (VERSION,))

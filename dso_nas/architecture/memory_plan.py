@@ -67,7 +67,17 @@ def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mir
     """
     segments = network_segments(spec, genotype, head_channels)
     costs = segmentation_cost(spec, genotype, head_channels) if head_channels else network_cost(spec, genotype)
-    parameters = 3 * _BYTES * costs.total.parameters
+    return plan_segments(segments, costs.total.parameters, batch, mirroring, limit_mb)
+
+
+def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirroring: str,
+                  limit_mb: Optional[float]) -> MemoryPlan:
+    """As `plan_memory`, of any network's segments; `parameters` is how many numbers it learns.
+
+    Raises:
+        UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
+    """
+    parameters *= 3 * _BYTES
     everything = block_groups(len(segments))
     if mirroring == "none":
         return MemoryPlan(None, _bytes(segments, [], batch), parameters)

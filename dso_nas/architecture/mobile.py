@@ -51,6 +51,7 @@ _NAMED = {
     "mobile": (32, 16, (32, 40, 80, 96, 192, 320), 1280),
 }
 MACROS = tuple(_NAMED)
+NAMED_GROUPS = len(_BLOCKS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,14 +150,24 @@ class RemovalLatencies:
 
         A shared connection is removed in all blocks at once.
         """
-        size = self._spec.topology.num_connections
-        latencies = {name: np.full(size, np.nan) for name in genotype.blocks}
-        for name, position, fewer in without_each(genotype):
+        latencies = {name: np.full(self._size, np.nan) for name in genotype.blocks}
+        for name, position, fewer in self._without_each(genotype):
             latencies[name][position] = self._latency(fewer)
         return latencies
 
+    @property
+    def _size(self) -> int:
+        """Connections of a block."""
+        return self._spec.topology.num_connections
+
+    def _without_each(self, genotype: Genotype) -> Iterator[Tuple[str, int, Genotype]]:
+        return without_each(genotype)
+
+    def _digest(self, genotype: Genotype) -> bytes:
+        return structure_digest(self._spec, genotype)
+
     def _latency(self, genotype: Genotype) -> float:
-        digest = structure_digest(self._spec, genotype)
+        digest = self._digest(genotype)
         if digest not in self._known:
             self._known[digest] = float(self._measure(genotype))
         return self._known[digest]

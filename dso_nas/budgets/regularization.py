@@ -1,13 +1,14 @@
 """What each connection's gamma follows (paper, section 3.4): nothing, FLOPs, memory access, or the network's latency.
 
 Every rule is a `Regularizer` registered in `RULES` under the recipe's name for it and 'equation' (the paper's) or
-'published' (what the authors' code has instead). Reductions always take the plain gamma. What a layer costs is
+'published' (what the authors' code has instead); those of the mobile space are in
+`dso_nas.budgets.mobile_regularization`. Reductions always take the plain gamma. What a layer costs is
 `dso_nas.architecture.cost`'s business, how long one takes `dso_nas.budgets.latency`'s.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -15,41 +16,20 @@ from dso_nas.architecture.block_genotype import BlockGenotype
 from dso_nas.architecture.cost import Cost, CostRow, block_cost
 from dso_nas.architecture.genotype import SHARED
 from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.mobile import MobileLambdas
 from dso_nas.architecture.pruning import prune, prune_block
 from dso_nas.architecture.topology import AFTER, BlockTopology, Node, Unit
 from dso_nas.budgets.latency import Measure, RemovalLatencies, equation_factors, published_factors
+from dso_nas.budgets.mobile_regularization import MOBILE_RULES
+from dso_nas.budgets.regularizer import Gamma, LatencyRegularizer, Regularizer
 from dso_nas.errors import UserError
 
-Gamma = Union[float, Dict[str, np.ndarray]]
 PUBLISHED_MAC = {"conv3x3": 0.986, "conv5x5": 1.0, "max_pool": 0.447, "avg_pool": 0.447}
 PUBLISHED_OUTPUT_MAC = 0.448
 
 
-class Regularizer:
-    """Gamma of every lambda entry from the lambdas before the step; this one is the same for all.
-
-    `changes` says whether gamma depends on the lambdas, so that it must be asked for at every step.
-    """
-
-    changes = False
-
-    def __init__(self, layout: LambdaLayout, gamma: float) -> None:
-        self.layout = layout
-        self.base = gamma
-
-    def gamma(self, values: Mapping[str, Any]) -> Gamma:
-        """One number for all, or arrays of the lambdas' shapes by name."""
-        return self.base
-
-    def epoch_begins(self, values: Mapping[str, Any]) -> None:
-        """Renew what gamma has for a whole epoch, from the lambdas at its start."""
-
-    def state(self) -> Dict[str, np.ndarray]:
-        """What a resumed search could not compute again."""
-        return {}
-
-    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state` gave."""
+class _BlockRegularizer(Regularizer):
+    """Gamma from factors of every block's connections."""
 
     def _spread(self, factor_of: Callable[[Unit], np.ndarray]) -> Dict[str, np.ndarray]:
         """Arrays by name from the factors (num_connections,) of each block; blocks that share lambdas are averaged."""
@@ -66,7 +46,7 @@ class Regularizer:
         return {name: self.base * array for name, array in self.layout.from_units({**factors, **reductions}).items()}
 
 
-class AdaptiveFlops(Regularizer):
+class AdaptiveFlops(_BlockRegularizer):
     """Eq. 17: gamma times the share of the block's multiply-adds that its live operations and outputs have."""
 
     changes = True
@@ -89,7 +69,7 @@ class AdaptiveFlops(Regularizer):
         return np.full(topology.num_connections, share)
 
 
-class PublishedAdaptiveFlops(Regularizer):
+class PublishedAdaptiveFlops(_BlockRegularizer):
     """The published code's: gamma * (count + 1) / (6M + 1), which counts live operations rather than FLOPs.
 
     count = 2 + separable convolutions of levels >= 2 with an input + live outputs.
@@ -111,7 +91,7 @@ class PublishedAdaptiveFlops(Regularizer):
         return np.full(topology.num_connections, (count + 1) / (6 * topology.levels + 1))
 
 
-class AdaptiveMac(Regularizer):
+class AdaptiveMac(_BlockRegularizer):
     """Eq. 18: gamma times the memory access of the operation a connection feeds, over the network's largest.
 
     A connection to the block's output feeds its output convolution.
@@ -148,7 +128,7 @@ class PublishedAdaptiveMac(AdaptiveMac):
         return PUBLISHED_MAC[token]
 
 
-class AdaptiveLatency(Regularizer):
+class AdaptiveLatency(LatencyRegularizer, _BlockRegularizer):
     """Eq. 19: the share of gamma that the network's latency without a connection gives it, plus `gamma_base` (gamma_0).
 
     Smallest and largest are taken over all live connections of the network, at each epoch's start; before the first
@@ -158,14 +138,7 @@ class AdaptiveLatency(Regularizer):
     factors = staticmethod(equation_factors)
 
     def __init__(self, layout: LambdaLayout, gamma: float, gamma_base: float, measure: Measure) -> None:
-        super().__init__(layout, gamma)
-        self._removals = RemovalLatencies(layout.spec, measure)
-        self._gamma_base = gamma_base
-        self._gamma: Gamma = gamma + gamma_base
-
-    def gamma(self, values: Mapping[str, Any]) -> Gamma:
-        """See Regularizer."""
-        return self._gamma
+        super().__init__(layout, gamma, gamma_base, RemovalLatencies(layout.spec, measure))
 
     def epoch_begins(self, values: Mapping[str, Any]) -> None:
         """See Regularizer."""
@@ -177,17 +150,6 @@ class AdaptiveLatency(Regularizer):
         reductions = {f"lambda_{unit.name}" for unit in self.layout.spec.reduction_units()}
         self._gamma = {name: array if name in reductions else array + np.float32(self._gamma_base)
                        for name, array in gamma.items()}
-
-    def state(self) -> Dict[str, np.ndarray]:
-        """See Regularizer: this epoch's gamma, and every latency measured so far."""
-        gamma = self._gamma if isinstance(self._gamma, dict) else {}
-        return {**self._removals.state(), **{f"gamma/{name}": array for name, array in gamma.items()}}
-
-    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """See Regularizer."""
-        self._removals.load_state(arrays)
-        gamma = {name[len("gamma/"):]: array for name, array in arrays.items() if name.startswith("gamma/")}
-        self._gamma = gamma or self._gamma
 
 
 class PublishedAdaptiveLatency(AdaptiveLatency):
@@ -217,11 +179,12 @@ def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float, g
     Raises:
         UserError: there is none.
     """
-    if (kind, rule) not in RULES:
-        known = ", ".join(sorted({name for name, _ in RULES}))
+    rules = MOBILE_RULES if isinstance(layout, MobileLambdas) else RULES
+    if (kind, rule) not in rules:
+        known = ", ".join(sorted({f"{name} by {by}" for name, by in rules}))
         raise UserError(f"search.regularization: there is no {kind} by {rule}, there are {known}")
-    chosen = RULES[(kind, rule)]
-    if issubclass(chosen, AdaptiveLatency):
+    chosen = rules[(kind, rule)]
+    if issubclass(chosen, LatencyRegularizer):
         return chosen(layout, gamma, gamma_base, measure)
     return chosen(layout, gamma)
 

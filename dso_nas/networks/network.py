@@ -61,16 +61,17 @@ class Head(HybridBlock):
 class Network(HybridBlock):
     """Stem, `units` and `head` of `spec` in a chain: (B, channels, H, W) -> logits.
 
-    Without `head` it is the classifier, and logits are (B, classes). `auxiliary` is a head on the input of the unit at
-    `auxiliary_at` (behind the last: of the head); a call then returns (logits, auxiliary logits). `units` that take
-    drop-path multipliers say how many in `num_paths`.
+    Without `stem` and `head` they are the normal space's stem and classifier, and logits are (B, classes).
+    `auxiliary` is a head on the input of the unit at `auxiliary_at` (behind the last: of the head); a call then returns
+    (logits, auxiliary logits). `units` that take drop-path multipliers say how many in `num_paths`.
     """
 
     def __init__(self, spec: NetworkSpec, units: Sequence[HybridBlock], head: Optional[HybridBlock] = None,
-                 auxiliary: Optional[HybridBlock] = None, auxiliary_at: int = 0) -> None:
+                 auxiliary: Optional[HybridBlock] = None, auxiliary_at: int = 0,
+                 stem: Optional[HybridBlock] = None) -> None:
         super().__init__(prefix="")
         self.spec = spec
-        self.stem = Stem(spec)
+        self.stem = Stem(spec) if stem is None else stem
         self.units = list(units)
         for unit in self.units:
             self.register_child(unit, unit.unit.name)

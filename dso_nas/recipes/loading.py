@@ -18,6 +18,8 @@ from dso_nas.recipes.yaml_text import MAX_BYTES, YamlError, parse_yaml
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 _MAX_EXTENDS = 8
+# Keys that say what other keys their section has, and what they are where they are not said.
+_CHOOSERS = {"kind": None, "space": "normal"}
 
 Tree = Dict[str, Any]
 
@@ -161,9 +163,11 @@ def _override_layer(text: str) -> _Layer:
 
 
 def _merge(base: Tree, over: Tree) -> Tree:
-    """Lay one tree over another; a section of another `kind` replaces the old one as a whole."""
-    if over.get("kind", base.get("kind")) != base.get("kind"):
-        return over
+    """Lay one tree over another; a section of another `kind` or `space` replaces the old one as a whole."""
+    for chooser, default in _CHOOSERS.items():
+        before = base.get(chooser, default)
+        if over.get(chooser, before) != before:
+            return over
     merged = dict(base)
     for name, value in over.items():
         old = merged.get(name)

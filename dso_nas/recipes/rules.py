@@ -95,15 +95,17 @@ class SectionListRule:
 
 @dataclass(frozen=True)
 class KindRule:
-    """A key that holds one of several sections, chosen by the key `kind` inside it."""
+    """A key that holds one of several sections, chosen by the key `chooser` inside it, or else `default`."""
 
     sections: Mapping[str, Type[Section]]
+    chooser: str = "kind"
+    default: Optional[str] = None
     allowed: str = "a section of keys"
 
     def read(self, value: Any, path: str) -> Section:
         """The section at `path`; raises `KeyProblem`."""
-        kind = _mapping(value, path).get("kind")
-        kind = choice(*self.sections).read(kind, _join(path, "kind"))
+        kind = _mapping(value, path).get(self.chooser, self.default)
+        kind = choice(*self.sections).read(kind, _join(path, self.chooser))
         return read_section(self.sections[kind], value, path)
 
 

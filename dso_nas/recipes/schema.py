@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
-from dso_nas.architecture.topology import OPERATIONS
 from dso_nas.files import write_durably
+from dso_nas.recipes.network import SPACES, WIDTHS, Conflicts, MobileNetwork, Network
 from dso_nas.recipes.rules import (
     KindRule,
     Section,
@@ -30,8 +30,6 @@ from dso_nas.recipes.rules import (
 )
 from dso_nas.recipes.yaml_text import dump_yaml
 
-Conflicts = Iterator[Tuple[str, str]]
-
 SEGMENTATION_SETS = ("fashion-scenes", "voc2012", "voc-aug", "coco-voc", "coco-sbd-voc")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "records")
 PROFILES = ("default", "paper", "published")
@@ -43,7 +41,6 @@ _probability = number(0, 1, below=True)
 _rate = number(above=True)
 _warmup = integer(0, 100_000)
 _ratio = listing(integer(1, 1000), 2, 2)
-_widths = listing(integer(1, 65_536), 1, 16)
 
 
 @dataclass(frozen=True)
@@ -136,37 +133,6 @@ class Data(Section):
     )
     jitter: float = key(number(0, 1), "streamed: brightness, contrast, saturation change by up to this share", 0.4)
     lighting: float = key(number(0, 10), "streamed: deviation of the noise along the colours' components", 0.1)
-
-
-@dataclass(frozen=True)
-class Network(Section):
-    """The supernet (Section 3.1, normal setting)."""
-
-    stem: str = key(choice("cifar", "imagenet"), "first layers: one convolution, or two of stride 2")
-    blocks: Tuple[int, ...] = key(listing(integer(1, 1000), 1, 16), "convolution blocks of each stage")
-    widths: Tuple[int, ...] = key(_widths, "channels of each stage")
-    levels: int = key(integer(1, 32), "levels of a block, M", 4)
-    operations: Tuple[str, ...] = key(
-        listing(choice(*OPERATIONS), 1, len(OPERATIONS), distinct=True),
-        "operations of a level, in their order",
-        ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3"),
-    )
-    reach: str = key(
-        choice("all", "previous"), "what a level takes: all earlier ones and the input, or the last", "all"
-    )
-    scope: str = key(choice("share", "full"), "one structure for all blocks, or one each", "share")
-    packed: bool = key(boolean(), "keep a block's lambdas in one vector (full scope only)", False)
-    classes: Optional[int] = key(optional(integer(2, 1_000_000)), "classes; null: as the data has", None)
-    image_size: Optional[int] = key(
-        optional(integer(8, 4096)), "side of an image; null: as the data has", None
-    )
-
-    def conflicts(self) -> Conflicts:
-        """Stages that do not match, and the packed share scope that does not exist."""
-        if len(self.blocks) != len(self.widths):
-            yield "widths", f"must have one entry for each of the {len(self.blocks)} stages of network.blocks"
-        if self.packed and self.scope != "full":
-            yield "packed", "must be false where network.scope is share"
 
 
 @dataclass(frozen=True)
@@ -272,7 +238,7 @@ class Retrain(Training):
     """Third stage: the found architecture from scratch, on all training images."""
 
     widths: Optional[Tuple[int, ...]] = key(
-        optional(_widths), "channels of each stage; null: the supernet's", None
+        optional(WIDTHS), "channels of each stage; null: the supernet's", None
     )
     width_multiplier: float = key(number(0, 100, above=True), "what all widths are multiplied by", 1.0)
     target_parameters: Optional[int] = key(
@@ -371,7 +337,7 @@ class Recipe(Section):
 
     name: str = key(text(), "the recipe's name")
     data: Data = key(SectionRule(Data), "the images")
-    network: Network = key(SectionRule(Network), "the supernet")
+    network: Union[Network, MobileNetwork] = key(KindRule(SPACES, "space", "normal"), "the supernet")
     pretrain: Pretrain = key(SectionRule(Pretrain), "the first stage")
     search: Search = key(SectionRule(Search), "the second stage")
     retrain: Retrain = key(SectionRule(Retrain), "the third stage")
@@ -385,10 +351,22 @@ class Recipe(Section):
     checkpoint: Checkpoint = key(SectionRule(Checkpoint), "checkpoints", Checkpoint())
 
     def conflicts(self) -> Conflicts:
-        """Retraining widths for another number of stages."""
-        widths, stages = self.retrain.widths, len(self.network.blocks)
+        """Retraining widths for another number of stages, and what the mobile space does not have."""
+        widths, stages = self.retrain.widths, self.network.stages
         if widths is not None and len(widths) != stages:
             yield "retrain.widths", f"must have one entry for each of the {stages} stages of network.blocks"
+        if self.network.space == "mobile":
+            yield from self._not_mobile()
+
+    def _not_mobile(self) -> Conflicts:
+        published = self.search.regularization_rule == "published"
+        for name, there in (("segmentation", self.segmentation is not None),
+                            ("retrain.drop_path", self.retrain.drop_path > 0),
+                            ("retrain.auxiliary_weight", self.retrain.auxiliary_weight > 0),
+                            ("search.regularization_rule", published and self.search.regularization in (
+                                "adaptive_flops", "adaptive_mac"))):
+            if there:
+                yield name, "must be left out where network.space is mobile, it is for the normal space"
 
     def to_mapping(self) -> Dict[str, Any]:
         """The recipe as plain mappings, tuples and scalars."""

@@ -12,6 +12,7 @@ from typing import Any, Type
 import yaml
 
 MAX_BYTES = 64 * 1024
+_MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 _EXPONENT = "(?:[eE][-+]?[0-9]+)"
 # Tried in this order; the characters are those that such a scalar can begin with.
@@ -29,6 +30,12 @@ class YamlError(Exception):
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}
+
+    def fetch_flow_collection_start(self, token: Any) -> Any:
+        # The scanner's work grows with the square of the depth: seconds for a few thousand brackets.
+        if self.flow_level == _MAX_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, "nested too deeply", self.get_mark())
+        return super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()

@@ -9,6 +9,7 @@ import numpy as np
 
 from dso_nas.architecture.block_genotype import BlockGenotype, node_name
 from dso_nas.architecture.genotype import SHARED, Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.errors import UserError
 
 Edge = Tuple[str, str]
@@ -44,16 +45,18 @@ class LambdaDifference(NamedTuple):
     b: float
 
 
-def compare_genotypes(a: Genotype, b: Genotype) -> Dict[str, Sides]:
-    """Live connections by block, as (source, target) names, and live operations by reduction.
+def compare_genotypes(a: AnyGenotype, b: AnyGenotype) -> Dict[str, Sides]:
+    """Live connections by block, as (source, target) names, and live operations by reduction; of mobile, by block.
 
     Scope 'share' beside 'full' stands for each of the other's blocks.
 
     Raises:
         UserError: their search spaces have other nodes, so that no connection is another's.
     """
-    if a.space != b.space or a.topology != b.topology:
+    if _space(a) != _space(b):
         raise UserError(f"the genotypes are of different search spaces: {_describe(a)} and {_describe(b)}")
+    if not isinstance(a, Genotype) or not isinstance(b, Genotype):
+        return {f"block {name}": Sides.of(a.blocks.get(name, ()), b.blocks.get(name, ())) for name in _names(a, b)}
     found = {f"block {name}": Sides.of(edges(_block(a, name)), edges(_block(b, name))) for name in _names(a, b)}
     for stage in range(1, max(len(a.reductions), len(b.reductions)) + 1):
         live = [genotype.reductions[stage - 1] if stage <= len(genotype.reductions) else () for genotype in (a, b)]
@@ -97,7 +100,7 @@ def compare_lambdas(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) ->
     return found
 
 
-def _names(a: Genotype, b: Genotype) -> List[str]:
+def _names(a: AnyGenotype, b: AnyGenotype) -> List[str]:
     """The blocks to compare: of two scopes, those of 'full'."""
     names = [name for genotype in (a, b) for name in genotype.blocks]
     own = [name for name in names if name != SHARED]
@@ -108,10 +111,15 @@ def _block(genotype: Genotype, name: str) -> Optional[BlockGenotype]:
     return genotype.blocks.get(name, genotype.blocks.get(SHARED))
 
 
-def _describe(genotype: Genotype) -> str:
-    topology = genotype.topology
-    operations = ", ".join(getattr(topology, "operations", ()))
-    return f"{genotype.space}, {getattr(topology, 'levels', '?')} levels of {operations}"
+def _space(genotype: AnyGenotype) -> Tuple[str, Any]:
+    return genotype.space, genotype.topology if isinstance(genotype, Genotype) else genotype.operations
+
+
+def _describe(genotype: AnyGenotype) -> str:
+    if isinstance(genotype, Genotype):
+        topology = genotype.topology
+        return f"{topology.levels} levels of {', '.join(topology.operations)} (reach {topology.reach})"
+    return f"{genotype.space} with {', '.join(genotype.operations)}"
 
 
 def _leaves(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.files import cannot
 from dso_nas.reporting.canvas import PLAIN, house_style, save_figure
 from dso_nas.reporting.plots import History, draw_lambdas
 
@@ -30,16 +32,35 @@ def draw_life(history: History, path: str, layout: Any) -> None:
     Args:
         history: (epoch, lambda parameters by name), at least one, epochs rising.
         path: the picture's file.
-        layout: a `LambdaLayout`; anything else for a space without completely connected blocks.
+        layout: a `LambdaLayout`; one of other blocks than completely connected ones, or None, makes rows by parameter.
 
     Raises:
         UserError: the file cannot be written.
     """
-    if isinstance(layout, LambdaLayout):
+    if isinstance(getattr(layout, "spec", None), NetworkSpec):
         draw_lambdas(history, path, layout)
         return
     with house_style():
         save_figure(_figure(history), path)
+
+
+def draw_epoch(folder: Path, rows: Sequence[np.ndarray], layout: Any) -> None:
+    """Draw the lambdas up to an epoch's end into the run's folder: the file's number is that of the rows.
+
+    Args:
+        folder: the run's.
+        rows: all lambdas in the layout's order, a vector an epoch.
+        layout: their `LambdaLayout`.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    path = folder / epoch_picture(len(rows))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot(path.parent, "be made", error) from error
+    draw_life(split_history(rows, layout.shapes()), str(path), layout)
 
 
 def split_history(rows: Iterable[np.ndarray], shapes: Mapping[str, Sequence[int]]) -> List[Tuple[int, Dict[str, Any]]]:

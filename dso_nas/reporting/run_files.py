@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.errors import UserError
@@ -77,10 +77,10 @@ class RunFiles:
         return content
 
     @functools.cached_property
-    def genotype(self) -> Optional[Genotype]:
+    def genotype(self) -> Optional[AnyGenotype]:
         """The architecture found."""
         path = self.path / "search" / "genotype.json"
-        return Genotype.load(str(path)) if path.exists() else None
+        return load_genotype(str(path)) if path.exists() else None
 
     @functools.cached_property
     def lambdas(self) -> Dict[str, np.ndarray]:
@@ -92,9 +92,16 @@ class RunFiles:
     def layout(self) -> Optional[LambdaLayout]:
         """How the lambdas lie in blocks; None where the recipe's network is not made of completely connected blocks."""
         network = self.recipe.network
+        if not hasattr(network, "levels"):
+            return None
         layout = LambdaLayout(NetworkSpec.of(network, _CLASSES, _IMAGE_SHAPE), network.scope, network.packed)
         found = {name: array.shape[1:] for name, array in self.lambdas.items()}
         return layout if {name: shape[1:] for name, shape in layout.shapes().items()} == found else None
+
+    @property
+    def operations(self) -> Tuple[str, ...]:
+        """The candidate operations of a block or level, in the order of their lambdas."""
+        return tuple(self.recipe.network.operations)
 
     def _json(self, name: str) -> Any:
         path = self.path / name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -40,13 +40,21 @@ class Slides:
         return sum(((array > 0).sum(axis=1) for array in arrays), np.zeros(self.epochs + 1, int))
 
 
-def make_slides(lambdas: Mapping[str, np.ndarray], layout: Optional[LambdaLayout]) -> Optional[Slides]:
-    """The slides of a run's lambdas (`RunFiles.lambdas`, `RunFiles.layout`); None before the first epoch's end."""
+def make_slides(lambdas: Mapping[str, np.ndarray], layout: Optional[LambdaLayout],
+                operations: Sequence[str] = ()) -> Optional[Slides]:
+    """The slides of a run's lambdas; None before the first epoch's end.
+
+    Args:
+        lambdas: `RunFiles.lambdas`.
+        layout: `RunFiles.layout`; None makes rows of all.
+        operations: the names of a row's operations where it has as many.
+    """
     history = [values for _, values in lambda_history(lambdas)]
     if not history:
         return None
     if layout is None:
-        rows = [Row(name, _numbers(array.shape[1]), _over(history, name)) for name, array in lambdas.items()]
+        rows = [Row(name.replace("lambda_", "", 1), _names(array.shape[1], operations), _over(history, name))
+                for name, array in lambdas.items()]
         return Slides(len(history) - 1, None, {}, tuple(rows))
     units = [layout.to_units(values) for values in history]
     blocks = {name: _over(units, unit) for name, unit in _blocks(layout).items()}
@@ -67,5 +75,7 @@ def _over(history: List[Dict[str, Any]], name: str) -> np.ndarray:
     return np.stack([np.ravel(values[name]) for values in history])
 
 
-def _numbers(count: int) -> Tuple[str, ...]:
+def _names(count: int, operations: Sequence[str]) -> Tuple[str, ...]:
+    if len(operations) == count:
+        return tuple(operations)
     return tuple(f"operation {place}" for place in range(1, count + 1))

@@ -10,6 +10,7 @@ from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.width import fit
 from dso_nas.errors import UserError
+from dso_nas.reporting.html import REPORT, report_html
 from dso_nas.reporting.report_schema import check_report, summarize
 from dso_nas.reporting.tables import report_markdown
 from dso_nas.stages.retrain import retrain_spec, train_derived
@@ -83,10 +84,11 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
         epochs = None if contender.kind == "searched" else run.recipe.compare.epochs
         values = train_derived(run, contender.spec, contender.genotype, number, epochs, contender.folder)
         results.append(_result(run, contender, values["test_error"]))
-    report = {**_report_head(run, genotype), "results": results, "summary": summarize(results)}
+    report = {**_report_head(run, genotype), "notes": run.notes(results), "results": results, "summary": summarize(results)}
     check_report(report)
     run.folder.write_json("report.json", report)
     run.folder.write_text("report.md", report_markdown(report))
+    run.folder.write_text(REPORT, report_html(run.folder.path))
     return report
 
 
@@ -111,7 +113,7 @@ def _report_head(run: Run, genotype: Genotype) -> Dict[str, Any]:
             "total_connections": run.space.live(full), "epochs": source.get("epochs", 0),
             "converged": bool(source.get("converged", False)), "warnings": list(source.get("warnings", [])),
         },
-        "picture": "search/structure.png", "notes": run.notes(),
+        "picture": "search/structure.png",
     }
 
 

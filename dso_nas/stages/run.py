@@ -196,8 +196,8 @@ class Run:
         """
         learner.load_state({name: value for name, value in arrays.items() if name.startswith(PARAMETER)})
 
-    def notes(self) -> List[str]:
-        """Lines that the report ends with."""
+    def notes(self, results: Sequence[Mapping[str, Any]]) -> List[str]:
+        """Lines that the report ends with; `results` as in report.json."""
         return []
 
     def train(self, task: Task, folder: Path) -> None:

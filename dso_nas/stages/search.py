@@ -14,6 +14,7 @@ from dso_nas.budgets.layer_latency import layer_counts, load_table
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.budgets.steering import Steering, scaled_gamma
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
+from dso_nas.reporting.lives import draw_epoch
 from dso_nas.reporting.plots import draw_search
 from dso_nas.stages.run import Run, learning_rates, make_optimizer, warn, weights_of
 from dso_nas.training.learner import PARAMETER, StepResult
@@ -133,7 +134,7 @@ class SearchTask(Task):
         own = self._settings.lambda_learning_rate
         return rate if own is None else rate * own / self._settings.learning_rate
 
-    def end_epoch(self, epoch: int) -> Dict[str, float]:
+    def end_epoch(self, epoch: int) -> Dict[str, Any]:
         """See Task."""
         # A search resumed behind an epoch's last lambda step has an optimizer that has seen none.
         if not self._on_target() and (self._lambda_steps > self._built_at or not self._lambda_steps):
@@ -149,7 +150,19 @@ class SearchTask(Task):
             values["flops_share"] = self._flops_share(pruned.values)
             if self._ends(epoch) and not self._on_target():
                 self.warnings.append(self._steering.verdict())
-        return {**values, "live_connections": self._run.space.live(pruned.genotype)}
+        return {**values, **self._seen(epoch, pruned)}
+
+    def _seen(self, epoch: int, pruned: PruneResult) -> Dict[str, Any]:
+        """What else shows how the search goes; draws the lambdas so far. Arrays are for TensorBoard alone."""
+        if not workers().rank:
+            draw_epoch(self._run.folder.path, self.history, self._run.layout)
+        space = self._run.space
+        return {
+            "live_connections": space.live(pruned.genotype),
+            "live_multiply_adds": space.cost(space.spec, pruned.genotype).total.multiply_adds,
+            "learning_rate": self._rates((epoch + 1) * self.steps_per_epoch()),
+            **{f"lambdas/{name}": values for name, values in pruned.values.items()},
+        }
 
     def _save_history(self) -> None:
         """Write the lambdas at every epoch's end to `lambdas.npz`, an array (epochs, entries) for each parameter."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from dso_nas.architecture.cost import Conventions, CostTable
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.memory_plan import MemoryPlan, plan_memory
 from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.segmentation import (
@@ -30,6 +31,7 @@ from dso_nas.networks.segmentation import DerivedSegmentationNetwork, Segmentati
 from dso_nas.recipes import Recipe
 from dso_nas.recipes.schema import Phase, Retrain, Segmentation
 from dso_nas.reporting.sheet import draw_sheet
+from dso_nas.reporting.tables import percent
 from dso_nas.stages.classification import StreamedRun, classification_images
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.stages.spaces import NormalSpace
@@ -67,6 +69,11 @@ class SegmentationSpace(NormalSpace):
              conventions: Optional[Conventions] = None) -> CostTable:
         """See NormalSpace; at the crop, with the head."""
         return segmentation_cost(spec, genotype, self._settings.head_channels, conventions)
+
+
+    def plan(self, genotype: Optional[Genotype], images: int, mirroring: str, limit_mb: Optional[float]) -> MemoryPlan:
+        """See NormalSpace; with the head."""
+        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self._settings.head_channels)
 
 
 class BackboneRun(Run):
@@ -190,11 +197,12 @@ class SegmentationRun(Run):
         dataset = self.dataset if name == self.settings.dataset else self.load(name)
         return dataclasses.replace(self, dataset=dataset, recipe=_phase_recipe(self.recipe, phase))
 
-    def notes(self) -> List[str]:
+    def notes(self, results: Sequence[Mapping[str, Any]]) -> List[str]:
         """See Run."""
-        lowest = background_only(self.dataset.test, len(self.dataset.classes))
-        return ["The test error is 1 - mIoU, the mean over classes of intersection over union.",
-                f"Predicting the background everywhere has an mIoU of {100 * lowest:.2f} %.",
+        reached = {result["name"]: 1 - result["test_error"] for result in results}
+        reached["background everywhere"] = background_only(self.dataset.test, len(self.dataset.classes))
+        return ["mIoU: " + ", ".join(f"{name} {percent(miou)}" for name, miou in reached.items()) + ".",
+                "The test error is 1 - mIoU, the mean over classes of intersection over union.",
                 "Inputs, truths and predictions are drawn in retrain/pictures.png."]
 
     def picture(self, learner: Learner) -> None:

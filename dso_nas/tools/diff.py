@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.differences import Sides, compare_genotypes, compare_lambdas, compare_mappings, jaccard
 from dso_nas.reporting.run_files import RunFiles, last_values
 from dso_nas.reporting.tables import markdown_table
 
-_NAMES = {RunFiles: "a run's folder", Genotype: "a genotype file", Recipe: "a recipe"}
+_RUN, _GENOTYPE, _RECIPE = "a run's folder", "a genotype file", "a recipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,21 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what differs."""
-    a, b = _load(options.A), _load(options.B)
-    if type(a) is not type(b):
-        raise UserError(f"{options.B}: is {_NAMES[type(b)]}, but {options.A} is {_NAMES[type(a)]}; give two of a kind")
-    if isinstance(a, RunFiles):
-        lines = _run_lines(a, b)
-    else:
-        lines = _genotype_lines(a, b) if isinstance(a, Genotype) else _recipe_lines(a, b)
+    kinds = [_kind(name) for name in (options.A, options.B)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{options.B}: is {kinds[1]}, but {options.A} is {kinds[0]}; give two of a kind")
+    load, compare = _BY_KIND[kinds[0]]
+    lines = compare(load(options.A), load(options.B))
     print("\n".join([f"A: {options.A}", f"B: {options.B}", *lines]))
 
 
-def _load(name: str) -> Any:
+def _kind(name: str) -> str:
     path = Path(name)
     if path.is_dir():
-        return RunFiles(path)
-    return Genotype.load(name) if path.suffix == ".json" else load_recipe(name)
+        return _RUN
+    return _GENOTYPE if path.suffix == ".json" else _RECIPE
 
 
 def _run_lines(a: RunFiles, b: RunFiles) -> Iterator[str]:
@@ -60,7 +58,7 @@ def _recipe_lines(a: Recipe, b: Recipe) -> Iterator[str]:
         yield markdown_table(("key", "A", "B"), rows, "lll")
 
 
-def _genotype_lines(a: Genotype, b: Genotype) -> Iterator[str]:
+def _genotype_lines(a: AnyGenotype, b: AnyGenotype) -> Iterator[str]:
     try:
         parts = compare_genotypes(a, b)
     except UserError as error:
@@ -68,7 +66,7 @@ def _genotype_lines(a: Genotype, b: Genotype) -> Iterator[str]:
         return
     blocks = {name: sides for name, sides in parts.items() if name.startswith("block")}
     alone = [sum(len(getattr(sides, side)) for sides in blocks.values()) for side in ("only_a", "only_b", "both")]
-    yield (f"genotypes: {alone[2]} connections in both, {alone[0]} only in A, {alone[1]} only in B; "
+    yield (f"genotypes: {alone[2]} live in both, {alone[0]} only in A, {alone[1]} only in B; "
            f"Jaccard similarity {jaccard(blocks):.3f}")
     for name, sides in parts.items():
         yield from _side_lines(name, sides)
@@ -114,3 +112,10 @@ def _value(values: Mapping[Tuple[str, str], Mapping[str, Any]], key: Tuple[str, 
     line = values[key]
     number = "nan" if math.isnan(line["value"]) else repr(line["value"])
     return f"{number} ({line['epoch'] + 1})"
+
+
+_BY_KIND: Dict[str, Tuple[Callable[[str], Any], Callable[[Any, Any], Iterator[str]]]] = {
+    _RUN: (RunFiles, _run_lines),
+    _GENOTYPE: (load_genotype, _genotype_lines),
+    _RECIPE: (load_recipe, _recipe_lines),
+}

@@ -10,6 +10,7 @@ import numpy as np
 
 from dso_nas.architecture.block_genotype import BlockGenotype
 from dso_nas.architecture.genotype import SHARED, Genotype
+from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.pruning import prune
 from dso_nas.architecture.topology import INPUT, BlockTopology, Node
@@ -39,9 +40,11 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.html:
         raise UserError(f"--html: {path} is no run's folder; give the --work-dir of a run")
-    genotype = Genotype.load(options.path)
+    genotype = load_genotype(options.path)
     print("\n".join(genotype_lines(genotype)))
     if options.draw:
+        if not isinstance(genotype, Genotype):
+            raise UserError(f"--draw: {path} has no connections to draw, it is of the {genotype.space} space")
         draw_structure(genotype, options.draw)
 
 
@@ -113,8 +116,12 @@ def _by_block(layout: LambdaLayout, values: Mapping[str, Any]) -> Dict[str, np.n
     return {unit.name: vectors[unit.name] for unit in units}
 
 
-def genotype_lines(genotype: Genotype) -> Iterator[str]:
-    """A line for each live operation: its inputs, and whether it goes to the output."""
+def genotype_lines(genotype: AnyGenotype) -> Iterator[str]:
+    """A line for each live operation: its inputs, and whether it goes to the output; of mobile, one for each block."""
+    if not isinstance(genotype, Genotype):
+        for name, live in genotype.blocks.items():
+            yield f"block {name}: {' + '.join(live) or 'its shortcut alone'}"
+        return
     for name, block in genotype.blocks.items():
         yield f"block {name}: {block.num_connections} of {genotype.topology.num_connections} connections"
         yield from (f"  {_operation_line(genotype.topology, block, node)}" for node in block.live_nodes)

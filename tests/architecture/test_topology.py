@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -153,3 +154,23 @@ def test_impossible_networks_are_refused(spec, change, key):
     fields = {**{name: getattr(spec, name) for name in spec.__dataclass_fields__}, **change}
     with pytest.raises(UserError, match=key):
         NetworkSpec(**fields)
+
+
+def test_the_output_stride_decides_sizes_strides_and_dilations(topology):
+    plain = NetworkSpec(topology, "imagenet", (1, 1, 2, 1), (4, 5, 6, 8), 3, (3, 513, 513))
+    expected = {4: ((129, 129, 129, 129), (1, 1, 1), (1, 2, 4, 8)), 8: ((129, 65, 65, 65), (2, 1, 1), (1, 1, 2, 4)),
+                16: ((129, 65, 33, 33), (2, 2, 1), (1, 1, 1, 2)), 32: ((129, 65, 33, 17), (2, 2, 2), (1, 1, 1, 1))}
+    expected[None] = expected[32]
+    for stride, (sizes, strides, dilations) in expected.items():
+        spec = dataclasses.replace(plain, output_stride=stride)
+        assert tuple(spec.stage_size(stage) for stage in (1, 2, 3, 4)) == tuple((size, size) for size in sizes)
+        assert tuple(spec.reduction_stride(stage) for stage in (1, 2, 3)) == strides
+        assert tuple(spec.stage_dilation(stage) for stage in (1, 2, 3, 4)) == dilations
+
+
+@pytest.mark.parametrize("stem, stride, choices", [
+    ("imagenet", 12, "4, 8, 16, 32"), ("imagenet", 2, "4, 8, 16, 32"), ("imagenet", 64, "4, 8, 16, 32"),
+    ("cifar", 16, "1, 2, 4, 8"), ("cifar", True, "1, 2, 4, 8"), ("cifar", 8.0, "1, 2, 4, 8")])
+def test_impossible_output_strides_are_refused(topology, stem, stride, choices):
+    with pytest.raises(UserError, match=f"output_stride: {stride} cannot be had, choose one of {choices}"):
+        NetworkSpec(topology, stem, (1, 1, 2, 1), (4, 5, 6, 8), 3, (3, 64, 64), stride)

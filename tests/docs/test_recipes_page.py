@@ -21,7 +21,11 @@ def rows(section, prefix=""):
         elif isinstance(rule, SectionListRule):
             yield from rows(rule.section, f"{name}[].")
         elif isinstance(rule, KindRule):
-            yield f"`{name}.kind`", field.metadata["meaning"], "one of " + ", ".join(rule.sections), "constant"
+            names = "one of " + ", ".join(rule.sections)
+            yield f"`{name}.{rule.chooser}`", field.metadata["meaning"], names, rule.default or "constant"
+            for kind, own in rule.sections.items() if rule.chooser == "space" else ():
+                prefix_of_own = f"{name}." if kind == rule.default else f"{name} ({kind}) "
+                yield from (row for row in rows(own, prefix_of_own) if not row[0].endswith("space`"))
         else:
             yield f"`{name}`", field.metadata["meaning"], rule.allowed, default(field)
 

@@ -38,8 +38,8 @@ def main() -> int:
             except BaseException:
                 traceback.print_exc()
                 failed, end = True, "FAILED"
-            print(f"{name:<11} {len(answers):>6} inputs, {sum(answers):>5} accepted, {time.monotonic() - began:6.0f} s: "
-                  f"{end}", flush=True)
+            seconds = time.monotonic() - began
+            print(f"{name:<11} {len(answers):>6} inputs, {sum(answers):>5} accepted, {seconds:5.0f} s: {end}", flush=True)
     return failed
 
 

@@ -82,7 +82,7 @@ def test_parts_that_are_not_there_yet_are_left_out(tmp_path, missing, headline):
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "search/lambdas.npz", "report.json"])
 def test_a_damaged_part_is_named_once_and_the_rest_is_there(tmp_path, name):
     folder = make_run_folder(tmp_path / "run")
-    (folder / name).write_text("{")
+    (folder / name).write_text("{\n")
     page = report_html(folder)
     check(page)
     assert page.count('<p class="bad">' + html.escape(str(folder / name))) == 1

@@ -73,7 +73,7 @@ def test_two_runs(tmp_path, capsys):
     assert re.search(r"\| retrain +\| test_error +\| +0.2 \(1\) +\| +0.125 \(2\)", text)
     assert "pretrain" not in text
     live = [next(iter(RunFiles(folder).genotype.blocks.values())).num_connections for folder in (a, b)]
-    both, only_a, only_b = map(int, re.search(r"genotypes: (\d+) connections in both, (\d+) only in A, (\d+) only in B",
+    both, only_a, only_b = map(int, re.search(r"genotypes: (\d+) live in both, (\d+) only in A, (\d+) only in B",
                                               text).groups())
     assert (both + only_a, both + only_b) == tuple(live) and only_a
     difference = max(np.abs(x[-1] - y[-1]).max() for x, y in zip(*(RunFiles(f).lambdas.values() for f in (a, b))))
@@ -103,7 +103,7 @@ def test_two_recipes_and_two_files(tmp_path, capsys):
 
 @pytest.mark.parametrize("a, b, word", [
     ("demo", "/nowhere.json", "nowhere.json"), ("demo", "nowhere", "nowhere"), ("demo", "RUN", "two of a kind"),
-    ("/tmp", "demo", "no run's folder"),
+    ("/tmp", "/tmp", "no run's folder"),
 ])
 def test_bad_input_is_one_line(tmp_path, capsys, a, b, word):
     folder = make_run_folder(tmp_path / "run")

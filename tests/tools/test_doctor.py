@@ -81,7 +81,7 @@ def test_a_recipe_or_data_that_is_not_there(arguments, what, word, monkeypatch, 
     assert findings[what].level == FAIL and word in findings[what].found
 
 
-@pytest.mark.parametrize("version, level", [((3, 7), FAIL), ((3, 8), OK), ((3, 11), OK), ((3, 12), FAIL), ((4, 0), FAIL)])
+@pytest.mark.parametrize("version, level", [((3, 7), FAIL), ((3, 8), OK), ((3, 11), OK), ((3, 12), FAIL)])
 def test_pythons(version, level):
     assert doctor.check_python(version).level == level
 
@@ -138,7 +138,7 @@ def test_what_to_do_about_mxnet(mxnet, word):
     assert finding.level == FAIL and mxnet.error in finding.found and word in finding.cure
 
 
-@pytest.mark.parametrize("total, free, level", [(10**6, 10**6, OK), (150, 150, WARN), (10**6, 50, WARN), (100, 100, FAIL)])
+@pytest.mark.parametrize("total, free, level", [(999, 999, OK), (150, 150, WARN), (999, 50, WARN), (100, 100, FAIL)])
 def test_memory_against_the_plan(monkeypatch, total, free, level):
     monkeypatch.setattr(machine, "memory_mb", lambda: total)
     monkeypatch.setattr(machine, "available_mb", lambda: free)
@@ -148,9 +148,9 @@ def test_memory_against_the_plan(monkeypatch, total, free, level):
 
 def test_memory_is_shared_by_gpus_and_the_smallest_decides():
     recipe = load_recipe("demo")
-    one, two = needs.memory(recipe, [AMPERE]), needs.memory(recipe, [AMPERE, AMPERE._replace(memory_mb=100)])
+    one, two = needs.memory(recipe, [AMPERE]), needs.memory(recipe, [AMPERE, AMPERE._replace(memory_mb=80)])
     assert one.level == OK and "138 MB on each of 1 GPUs" in one.found
-    assert two.level == WARN and "which has 100 MB" in two.found
+    assert two.level == WARN and "which has 80 MB" in two.found
 
 
 def test_record_files(tmp_path):
@@ -191,7 +191,10 @@ int cuDeviceGetCount(int *out) { *out = 2; return 0; }
 int cuDeviceGet(int *out, int index) { *out = index; return 0; }
 int cuDeviceGetName(char *out, int size, int device) { strncpy(out, device ? "H100" : "A10", size); return 0; }
 int cuDeviceTotalMem_v2(size_t *out, int device) { *out = (size_t)(device ? 80 : 24) << 30; return 0; }
-int cuDeviceGetAttribute(int *out, int which, int device) { *out = which == 75 ? 8 + device : 6 - 6 * device; return 0; }
+int cuDeviceGetAttribute(int *out, int which, int device) {
+    *out = which == 75 ? 8 + device : 6 - 6 * device;
+    return 0;
+}
 """
 
 

@@ -43,14 +43,15 @@ def command(folder: Path, *options: str) -> List[str]:
     recipe.parent.mkdir(parents=True, exist_ok=True)
     if not recipe.exists():
         recipe.write_text(RECIPE)
-        write_images(recipe.parent)
+        write_images(recipe.parent / "images")
     script = str(ROOT / "train_cifar.py")
-    return [sys.executable, script, "all", "--recipe", str(recipe), "--data-dir", str(recipe.parent), "--work-dir",
-            str(folder), *options]
+    return [sys.executable, script, "all", "--recipe", str(recipe), "--data-dir", str(recipe.parent / "images"),
+            "--work-dir", str(folder), *options]
 
 
 def write_images(folder: Path) -> None:
     """Record files of a few small images, so that a step takes milliseconds."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for name, count in (("train1", 200), ("train2", 200), ("val", 60)):
         records = [image_record(n % 4, _png(rng.integers(0, 60, (16, 16, 3)) + 60 * (n % 4))) for n in range(count)]
