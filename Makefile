@@ -1,5 +1,6 @@
 # make demo     the three stages on the images in this repository, in minutes; the report is runs/demo/report.md
 # make test     the tests            make lint     the style
+# make torture  runs killed anywhere, resumed and compared     make fuzz      hostile files     make test-onnx
 # make bench    the measurements     make clean    away with .venv and the caches (runs/ stays)
 #
 # Everything runs in .venv, which the first command makes. PYTHON=... names a Python to make it with, STACK=cpu or
@@ -7,7 +8,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-seg test lint bench clean
+.PHONY: help install demo demo-seg test test-onnx torture fuzz lint bench clean
 
 # A candidate is run, since a name on PATH may be a shim that leads nowhere, and Debian's lack venv unless it is asked
 # for. Prints "<path> <version>".
@@ -25,7 +26,7 @@ INSTALLED := .venv/installed-$(word 2,$(FOUND))-$(STACK)
 RUN := .venv/bin/python
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 
 install: $(INSTALLED)
 
@@ -51,6 +52,23 @@ demo-seg: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -q
 
+# Exported networks in onnxruntime: an environment of its own, because MXNet's ONNX needs an old protobuf.
+test-onnx: $(INSTALLED) .venv-onnx/installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/test_export.py
+
+.venv-onnx/installed: requirements-base.txt requirements.txt requirements-onnx.txt
+	@rm -rf .venv-onnx
+	@"$(INTERPRETER)" -m venv .venv-onnx
+	@.venv-onnx/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@.venv-onnx/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-onnx.txt
+	@touch $@
+
+torture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.torture
+
+fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 
@@ -58,5 +76,5 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-onnx .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

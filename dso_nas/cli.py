@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 
 from dso_nas import target_flags
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.errors import Stopped, UserError
 from dso_nas.recipes import load_recipe, recipe_names
 from dso_nas.reporting.tables import percent
@@ -76,7 +76,7 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.profile, _overrides(options))
     if options.genotype is not None and options.stage not in ("retrain", "evaluate"):
         raise UserError(f"--genotype: goes with retrain and evaluate, not with {options.stage}")
-    genotype = Genotype.load(options.genotype) if options.genotype else None
+    genotype = load_genotype(options.genotype) if options.genotype else None
     with joined(options.kvstore) as workers, run_folder(options.work_dir or f"runs/{recipe.name}", workers) as folder:
         # MXNet is loaded by what follows, a second or two that a mistyped option should not cost.
         from dso_nas.training.parallel import choose_contexts
@@ -103,7 +103,7 @@ def _run_maker(task: str) -> Callable[..., Any]:
     return classification_run
 
 
-def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
+def _carry_out(stage: str, run: Any, genotype: Optional[AnyGenotype]) -> None:
     from dso_nas.stages.compare import compare
     from dso_nas.stages.evaluate import evaluate
     from dso_nas.stages.pretrain import pretrain
@@ -119,7 +119,7 @@ def _carry_out(stage: str, run: Any, genotype: Optional[Genotype]) -> None:
         compare(run, genotype)
         print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
     if stage in ("retrain", "evaluate"):
-        genotype = genotype or Genotype.load(run.folder.genotype)
+        genotype = genotype or load_genotype(run.folder.genotype)
         values = retrain(run, genotype) if stage == "retrain" else evaluate(run, genotype)
         print(", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in values.items()))
 

@@ -41,7 +41,7 @@ class RunFiles:
 
     def __init__(self, path: Union[str, Path]) -> None:
         self.path = Path(path)
-        if not (self.path / "recipe.yaml").is_file():
+        if not any((self.path / name).is_file() for name in ("recipe.yaml", METRICS)):
             raise UserError(f"{path}: is no run's folder, it has no recipe.yaml; give the --work-dir of a run")
 
     @functools.cached_property
@@ -166,6 +166,8 @@ def flattened(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str
     for name, value in section.items():
         if isinstance(value, dict):
             yield from flattened(value, f"{above}{name} ")
+        elif value == []:
+            yield f"{above}{name}", "none"
         elif isinstance(value, list):
             yield f"{above}{name}", " ".join(shlex.quote(str(item)) for item in value)
         elif value is not None:

@@ -84,7 +84,8 @@ def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
         epochs = None if contender.kind == "searched" else run.recipe.compare.epochs
         values = train_derived(run, contender.spec, contender.genotype, number, epochs, contender.folder)
         results.append(_result(run, contender, values["test_error"]))
-    report = {**_report_head(run, genotype), "notes": run.notes(results), "results": results, "summary": summarize(results)}
+    report = {**_report_head(run, genotype), "results": results, "summary": summarize(results),
+              "notes": run.notes(results)}
     check_report(report)
     run.folder.write_json("report.json", report)
     run.folder.write_text("report.md", report_markdown(report))

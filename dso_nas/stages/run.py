@@ -22,7 +22,7 @@ from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.optimizers.schedules import make_schedule
 from dso_nas.recipes import Recipe
-from dso_nas.stages.spaces import NormalSpace
+from dso_nas.stages.spaces import NormalSpace, make_space
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
@@ -59,7 +59,7 @@ class Run:
         classes = network.classes or len(self.dataset.classes)
         if classes < len(self.dataset.classes):
             raise UserError(f"network.classes: {classes}, but {self.dataset.title} has {len(self.dataset.classes)}")
-        return NormalSpace(NetworkSpec.of(network, classes, (channels, height, width)), network.scope, network.packed)
+        return make_space(network, classes, (channels, height, width))
 
     @property
     def spec(self) -> NetworkSpec:

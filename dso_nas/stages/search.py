@@ -9,7 +9,7 @@ import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.pruning import PruneResult
-from dso_nas.budgets.latency import measure_genotype
+from dso_nas.budgets.latency import measure_built
 from dso_nas.budgets.layer_latency import layer_counts, load_table
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.budgets.steering import Steering, scaled_gamma
@@ -57,8 +57,10 @@ class SearchTask(Task):
         settings = self._settings
         if self._table is not None:
             return self._table.total(layer_counts(self._run.spec, genotype))
-        measured = measure_genotype(self._run.spec, genotype, self._run.contexts[0], settings.latency_batch,
-                                    settings.latency_statistic, settings.latency_spread).value
+        space = self._run.space
+        measured = measure_built(lambda: space.derived(space.spec, genotype), self._run.contexts[0],
+                                 space.spec.image_shape, settings.latency_batch, settings.latency_statistic,
+                                 settings.latency_spread).value
         return workers().first(measured)
 
     def _flops_share(self, values: Mapping[str, np.ndarray]) -> float:

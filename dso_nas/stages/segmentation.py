@@ -14,10 +14,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 import mxnet as mx
 import numpy as np
 
-from dso_nas.architecture.cost import Conventions, CostTable
+from dso_nas.architecture import spaces
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import MemoryPlan, plan_memory
-from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data.segmentation import (
     SegmentationAugmentation,
@@ -46,34 +44,20 @@ EVALUATION_BATCH = 16
 SHEET_ROWS = 6
 
 
-class SegmentationSpace(NormalSpace):
+class SegmentationSpace(spaces.SegmentationSpace, NormalSpace):
     """The normal space as the feature extractor of a segmentation network."""
-
-    def __init__(self, spec: NetworkSpec, scope: str, packed: bool, settings: Segmentation) -> None:
-        super().__init__(spec, scope, packed)
-        self._settings = settings
 
     def supernet(self, genotype: Optional[Genotype] = None) -> SegmentationSuperNet:
         """See NormalSpace; with the head."""
-        return SegmentationSuperNet(self.layout, genotype, self._settings.head_channels, self._settings.dropout)
+        return SegmentationSuperNet(self.layout, genotype, self.settings.head_channels, self.settings.dropout)
 
     def derived(self, spec: NetworkSpec, genotype: Genotype, settings: Any = None) -> DerivedSegmentationNetwork:
         """See NormalSpace; with the head."""
         if settings is None:
-            return DerivedSegmentationNetwork(spec, genotype, head_channels=self._settings.head_channels)
+            return DerivedSegmentationNetwork(spec, genotype, head_channels=self.settings.head_channels)
         return DerivedSegmentationNetwork(
-            spec, genotype, drop_path=settings.drop_path > 0, head_channels=self._settings.head_channels,
-            dropout=self._settings.dropout, auxiliary=settings.auxiliary_weight > 0)
-
-    def cost(self, spec: NetworkSpec, genotype: Optional[Genotype] = None,
-             conventions: Optional[Conventions] = None) -> CostTable:
-        """See NormalSpace; at the crop, with the head."""
-        return segmentation_cost(spec, genotype, self._settings.head_channels, conventions)
-
-
-    def plan(self, genotype: Optional[Genotype], images: int, mirroring: str, limit_mb: Optional[float]) -> MemoryPlan:
-        """See NormalSpace; with the head."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self._settings.head_channels)
+            spec, genotype, drop_path=settings.drop_path > 0, head_channels=self.settings.head_channels,
+            dropout=self.settings.dropout, auxiliary=settings.auxiliary_weight > 0)
 
 
 class BackboneRun(Run):
@@ -103,10 +87,7 @@ class SegmentationRun(Run):
     @functools.cached_property
     def space(self) -> SegmentationSpace:
         """See Run; at the crop's size and the output stride."""
-        network, settings = self.recipe.network, self.settings
-        spec = NetworkSpec.of(network, len(self.dataset.classes), (3, settings.crop, settings.crop))
-        spec = dataclasses.replace(spec, output_stride=settings.output_stride)
-        return SegmentationSpace(spec, network.scope, network.packed, settings)
+        return SegmentationSpace(self.recipe.network, len(self.dataset.classes), self.settings)
 
     @property
     def split_rule(self) -> Tuple[int, Tuple[int, int]]:

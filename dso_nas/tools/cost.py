@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import List
 
-from dso_nas.architecture.cost import Conventions, Cost, network_cost
-from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import plan_memory
-from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.architecture.cost import Conventions, Cost
+from dso_nas.architecture.genotypes import load_genotype
+from dso_nas.architecture.spaces import NormalSpace, space_of
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.tables import markdown_table
-
-DEFAULT_SIZE, DEFAULT_CLASSES = 32, 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,29 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
     recipe = load_recipe(options.recipe, None, options.overrides)
-    spec = recipe_spec(recipe).scaled(options.width)
-    genotype = Genotype.load(options.genotype) if options.genotype else None
-    conventions = Conventions(options.batch_norm, options.bias, options.aux_head)
-    table = network_cost(spec, genotype, conventions)
+    space = space_of(recipe)
+    spec = space.spec.scaled(options.width)
+    genotype = load_genotype(options.genotype) if options.genotype else None
+    table = space.cost(spec, genotype, Conventions(options.batch_norm, options.bias, options.aux_head))
     rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
     if options.genotype is None:
-        _print_memory(recipe, spec, options.devices)
+        _print_memory(recipe, space, options.devices)
     print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
 
 
-def _print_memory(recipe: Recipe, spec: NetworkSpec, devices: int) -> None:
-    """The planned memory of pre-training, per device."""
-    images = -(-recipe.pretrain.batch_size // devices)
-    plan = plan_memory(spec, None, images, recipe.memory.mirroring, recipe.memory.limit_mb)
+def _print_memory(recipe: Recipe, space: NormalSpace, devices: int) -> None:
+    """The planned memory of pre-training, or of a segmentation's search, per device."""
+    batch = recipe.search.batch_size if recipe.segmentation else recipe.pretrain.batch_size
+    images = -(-batch // devices)
+    plan = space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb)
     print(f"planned memory per device: {plan.total_mb:,.0f} MB for {images} images, memory.mirroring "
           f"{recipe.memory.mirroring}\n")
-
-
-def recipe_spec(recipe: Recipe) -> NetworkSpec:
-    """The macro-structure of a recipe without its data; images are 32x32 and classes 10 unless the recipe says."""
-    network = recipe.network
-    size = network.image_size or DEFAULT_SIZE
-    return NetworkSpec.of(network, network.classes or DEFAULT_CLASSES, (3, size, size))
 
 
 def _row(name: str, cost: Cost) -> List[str]:

@@ -10,12 +10,12 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.spaces import space_of
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.latency_table import GOOD_ENOUGH, Check, Entry, LatencyTable, rank_correlation
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.tables import markdown_table
-from dso_nas.tools.cost import recipe_spec
 from dso_nas.training.workfolder import describe_environment
 
 FEWEST = 3
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
     if options.check is not None and options.check < FEWEST:
         raise UserError(f"--check {options.check}: an order needs at least {FEWEST} architectures, 30 say something")
     genotypes = {path: Genotype.load(path) for path in options.genotype}
-    bench = Bench(recipe, recipe_spec(recipe).scaled(options.width), options.gpus, options.cpus)
+    bench = Bench(recipe, space_of(recipe).spec.scaled(options.width), options.gpus, options.cpus)
     for genotype in genotypes.values():
         genotype.check_fits(bench.spec)
     out = options.out or (None if options.genotype or options.table else "latency.json")

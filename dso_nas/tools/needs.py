@@ -8,13 +8,13 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 from dso_nas import machine
 from dso_nas.architecture.memory_plan import plan_memory
+from dso_nas.architecture.spaces import space_of
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.data import sample
 from dso_nas.data.classification import load_dataset
 from dso_nas.data.record_folders import FILES
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe
-from dso_nas.tools.cost import recipe_spec
 from dso_nas.tools.doctor import CROWDED, FAIL, OK, WARN, Finding
 
 SCENES = "fashion-scenes"
@@ -44,7 +44,7 @@ def memory(recipe: Recipe, gpus: Sequence[machine.Gpu]) -> Finding:
 
 def _steps(recipe: Recipe) -> Iterator[Tuple[str, NetworkSpec, int]]:
     """Stage, network and batch size of the supernet's steps."""
-    spec = recipe_spec(recipe)
+    spec = space_of(recipe).spec
     if recipe.pretrain.epochs:
         yield "pretrain", spec, recipe.pretrain.batch_size
     if recipe.segmentation is not None:

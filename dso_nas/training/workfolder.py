@@ -23,15 +23,15 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Union
 
 import numpy as np
 
-from dso_nas import __version__
+from dso_nas import __version__, machine
 from dso_nas.errors import UserError
 from dso_nas.files import cannot, write_durably
 
 _STAGES = ("pretrain", "search", "retrain")
 _DISTRIBUTIONS = ("numpy", "mxnet", "mxnet-cu112", "gluoncv")
 _VARIABLES = tuple(
-    "MXNET_ DMLC_ PS_ NCCL_ CUDA_ CUDNN_ NVIDIA_ OMP_ KMP_ GOMP_ MKL_ DNNL_ ONEDNN_ OPENBLAS_ OPENCV_ LD_ "
-    "PYTHONHASHSEED PYTHONPATH".split()
+    "MXNET_ NNVM_ DSO_NAS_ DMLC_ PS_ NCCL_ CUDA_ CUDNN_ NVIDIA_ OMP_ KMP_ GOMP_ MKL_ DNNL_ ONEDNN_ OPENBLAS_ OPENCV_ "
+    "LD_ PYTHONHASHSEED PYTHONPATH".split()
 )
 
 _held: Set[int] = set()
@@ -202,6 +202,8 @@ def describe_environment() -> Dict[str, Any]:
             "processor": _processor(),
             "processors": os.cpu_count(),
             "processors_usable": len(os.sched_getaffinity(0)),
+            "memory_mb": machine.memory_mb(),
+            "gpus": machine.gpu_names(),
         },
         "environment": {
             key: value for key, value in sorted(os.environ.items()) if key.startswith(_VARIABLES)

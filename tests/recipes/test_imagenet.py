@@ -10,10 +10,10 @@ import pytest
 
 from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.lambdas import LambdaLayout
+from dso_nas.architecture.spaces import space_of
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.recipes.schema import LinearSchedule
-from dso_nas.tools.cost import recipe_spec
 
 FIGURES = Path(__file__).resolve().parents[1] / "golden" / "F_params_flops.json"
 NAMES = ("imagenet-share", "imagenet-full")
@@ -90,14 +90,14 @@ def lambdas(spec: NetworkSpec, scope: str) -> int:
 @pytest.mark.parametrize(("name", "kind"), list(zip(NAMES, ("search_share", "search_full"))))
 def test_the_published_supernets_come_out(name: str, kind: str) -> None:
     recipe, entry = load_recipe(name, "published"), figures(kind)
-    spec = recipe_spec(recipe)
+    spec = space_of(recipe).spec
     total = network_cost(spec).total
     assert (total.parameters, total.multiply_adds) == (entry["params_weights_only"], entry["flops_mult_adds"])
     assert lambdas(spec, recipe.network.scope) == entry["n_lambda_scalars"]
 
 
 def test_the_paper_s_full_scope_has_every_earlier_level() -> None:
-    assert lambdas(recipe_spec(load_recipe("imagenet-full", "paper")), "full") == 23 * 124 + 3 * 2
+    assert lambdas(space_of(load_recipe("imagenet-full", "paper")).spec, "full") == 23 * 124 + 3 * 2
 
 
 def test_the_demo_is_the_share_recipe_in_small() -> None:

@@ -69,6 +69,7 @@ def test_a_whole_run(tmp_path, make_report):
     (["search/lambdas.npz", "search/genotype.json"], ["Result", "Curves", "Environment and command"]),
     (["metrics.jsonl"], ["Result", "The search, epoch by epoch", "Environment and command"]),
     (["metrics.jsonl", "run.json", "search/lambdas.npz"], ["Result", "Environment and command"]),
+    (["recipe.yaml"], ["Result", "Missing", "Curves"]),
 ])
 def test_parts_that_are_not_there_yet_are_left_out(tmp_path, missing, headline):
     folder = make_run_folder(tmp_path / "run")

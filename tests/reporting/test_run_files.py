@@ -22,6 +22,10 @@ def test_what_is_not_there_is_absent_and_nothing_is_written(tmp_path):
     assert sorted(os.walk(folder)) == before
     with pytest.raises(UserError, match="no run's folder"):
         RunFiles(tmp_path)
+    with pytest.raises(UserError, match="recipe.yaml"):
+        (folder / "metrics.jsonl").touch()
+        (folder / "recipe.yaml").unlink()
+        _ = RunFiles(folder).recipe
 
 
 @pytest.mark.parametrize("scope", ["share", "full"])
@@ -102,5 +106,5 @@ def test_the_fixtures_lambdas_die(tmp_path):
 
 
 def test_a_command_is_one_that_can_be_pasted():
-    entry = {"command": ["a", "b c"], "commit": None, "machine": {"name": "x"}}
-    assert dict(flattened(entry)) == {"command": "a 'b c'", "machine name": "x"}
+    entry = {"command": ["a", "b c"], "commit": None, "machine": {"name": "x", "gpus": []}}
+    assert dict(flattened(entry)) == {"command": "a 'b c'", "machine name": "x", "machine gpus": "none"}

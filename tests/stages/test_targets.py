@@ -8,7 +8,10 @@ import pytest
 from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.budgets.latency import Latency
+from dso_nas.budgets.latency_table import Entry, LatencyTable
+from dso_nas.budgets.layer_latency import layer_counts, space_of, timed_layers
 from dso_nas.errors import UserError
+from dso_nas.stages import search as search_module
 from dso_nas.stages import targets as module
 from dso_nas.stages.retrain import retrain_spec
 from dso_nas.stages.search import SearchTask, search
@@ -74,6 +77,38 @@ def test_a_search_without_the_time_says_where_it_ended(make_run):
     run = make_run("pretrain.epochs=0", "search.epochs=1", "search.gamma=1e-6", "search.target_flops_share=0.5")
     genotype = search(run)
     assert "ended at 1.000" in genotype.source["warnings"][0] and not genotype.source["converged"]
+
+
+TABLED = ("search.regularization=adaptive_latency", "search.gamma=0.02", "search.latency_table={}")
+
+
+def table_of(spec, path):
+    """A table of a made-up machine."""
+    entries = {name: Entry(float(price), 0.0) for price, name in enumerate(timed_layers(spec), start=1)}
+    LatencyTable(space_of(spec), "gpu(0)", 1, "median", {}, entries).save(path)
+    return [setting.format(path) for setting in TABLED]
+
+
+def test_a_search_sums_a_table_instead_of_measuring(make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_module, "measure_genotype", None)
+    settings = table_of(make_run().spec, tmp_path / "table.json")
+    task = SearchTask(make_run(*settings))
+    next(task.train(0, 0))
+    gamma = task._apg_nag._gamma["lambda_after"]
+    # A convolution and its way out are dearer than a pool's: without it the network is the fastest.
+    assert gamma.shape == (1, 6) and 0 <= gamma.min() < gamma.max() <= 0.02
+    genotype = task.genotype
+    assert task._milliseconds(genotype) == task._table.total(layer_counts(task._run.spec, genotype)) > 0
+
+
+def test_a_table_of_another_space_is_refused(make_run, tmp_path):
+    settings = table_of(make_run().spec.scaled(2), tmp_path / "table.json")
+    with pytest.raises(UserError, match="table.json: the latency table is of another space, its widths is"):
+        SearchTask(make_run(*settings))
+    with pytest.raises(UserError, match="none.json: cannot read the latency table"):
+        SearchTask(make_run(*TABLED[:2], "search.latency_table=none.json"))
+    with pytest.raises(UserError, match="search.latency_table: must be null unless search.regularization is"):
+        make_run("search.latency_table=table.json")
 
 
 @pytest.mark.parametrize("key, field", [("parameters", "parameters"), ("flops", "multiply_adds"), ("mac", "mac")])

@@ -103,7 +103,7 @@ def test_two_recipes_and_two_files(tmp_path, capsys):
 
 @pytest.mark.parametrize("a, b, word", [
     ("demo", "/nowhere.json", "nowhere.json"), ("demo", "nowhere", "nowhere"), ("demo", "RUN", "two of a kind"),
-    ("/tmp", "/tmp", "no run's folder"),
+    ("/proc", "/proc", "no run's folder"),
 ])
 def test_bad_input_is_one_line(tmp_path, capsys, a, b, word):
     folder = make_run_folder(tmp_path / "run")

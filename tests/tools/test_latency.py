@@ -7,14 +7,14 @@ import pytest
 
 from dso_nas.__main__ import main
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.spaces import space_of
 from dso_nas.budgets import latency, layer_latency
 from dso_nas.budgets.latency import Latency
 from dso_nas.budgets.latency_table import Entry, LatencyTable
 from dso_nas.budgets.layer_latency import layer_counts, timed_layers
 from dso_nas.recipes import load_recipe
-from dso_nas.tools.cost import recipe_spec
 
-SPEC = recipe_spec(load_recipe("demo"))
+SPEC = space_of(load_recipe("demo")).spec
 PRICES = {name: float(price) for price, name in enumerate(timed_layers(SPEC), start=1)}
 
 

@@ -51,7 +51,7 @@ def test_it_writes_the_page(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("change, arguments, word", [
     (lambda folder: (folder / "search" / "lambdas.npz").unlink(), ["--draw", "x"], "no epoch of a search"),
-    (lambda folder: (folder / "recipe.yaml").unlink(), [], "no run's folder"),
+    (lambda folder: (folder / "recipe.yaml").unlink(), [], "recipe.yaml"),
     (lambda folder: (folder / "run.json").write_text("{"), [], "run.json"),
     (lambda folder: (folder / "recipe.yaml").write_text("a: 1"), [], "recipe.yaml"),
     (lambda folder: None, ["--html", "/nowhere/page.html"], "/nowhere/page.html"),

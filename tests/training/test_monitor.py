@@ -298,3 +298,34 @@ def test_without_tensorboard_nothing_of_it_is_imported(tmp_path, monkeypatch):
         monitor.scalar(0, "rate", 1.0)
         monitor.histogram(0, "h", np.zeros(3))
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_arrays_are_histograms_and_no_metrics(tmp_path):
+    with Monitor(tmp_path, "search") as monitor:
+        monitor.record(2, 1, loss=0.5, **{"lambdas/a": np.array([[0.0, 1.0, 3.0]]), "lambdas/b": np.zeros((0, 2))})
+    assert [metric["name"] for metric in read_metrics(tmp_path / "metrics.jsonl")] == ["loss"]
+    found = {v.tag: (e.step, v) for e in events(tmp_path / "tensorboard" / "search") for v in e.summary.value}
+    assert set(found) == {"loss", "lambdas/a"}
+    step, value = found["lambdas/a"]
+    assert (step, value.histo.num, value.histo.sum, value.histo.max) == (2, 3, 4, 3)
+
+
+def test_the_rate_of_steps_is_for_tensorboard_alone(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    now = [100.0]
+    monkeypatch.setattr("dso_nas.training.monitor.time.monotonic", lambda: now[0])
+
+    def steps():
+        for images in (30, 20):
+            now[0] += 2.0
+            yield "weights", SimpleNamespace(images=images)
+
+    with Monitor(tmp_path, "search") as monitor:
+        assert len(list(monitor.progress(steps(), 2, "search"))) == 2
+        now[0] += 6.0
+        monitor.record(0, 2, loss=0.5)
+        monitor.record(1, 2, loss=0.25)
+    assert [metric["name"] for metric in read_metrics(tmp_path / "metrics.jsonl")] == ["loss", "loss"]
+    assert scalars(tmp_path / "tensorboard" / "search") == [
+        (0, "loss", 0.5), (0, "epoch_seconds", 10.0), (0, "images_per_second", 12.5), (1, "loss", 0.25)]
