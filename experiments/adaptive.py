@@ -24,7 +24,7 @@ import mxnet as mx  # noqa: E402
 
 from dso_nas.architecture.cost import network_cost  # noqa: E402
 from dso_nas.architecture.genotype import Genotype  # noqa: E402
-from dso_nas.budgets.latency import measure_genotype  # noqa: E402
+from dso_nas.budgets.latency import measure_built  # noqa: E402
 from dso_nas.cli import report_errors  # noqa: E402
 from dso_nas.data.arrays import ImageDataset  # noqa: E402
 from dso_nas.errors import UserError  # noqa: E402
@@ -116,8 +116,8 @@ def measured(run: Run, genotype: Genotype, error: float) -> Outcome:
     units = network_cost(spec, genotype).by_unit()
     blocks = [units[unit.name].multiply_adds for unit in spec.block_units() if unit.name in units]
     settings = run.recipe.search
-    latency = measure_genotype(spec, genotype, run.contexts[0], settings.latency_batch, settings.latency_statistic,
-                               settings.latency_spread)
+    latency = measure_built(lambda: run.space.derived(spec, genotype), run.contexts[0], spec.image_shape,
+                            settings.latency_batch, settings.latency_statistic, settings.latency_spread)
     return Outcome(sum(blocks) / len(spec.block_units()), error, latency.value, run.space.live(genotype))
 
 

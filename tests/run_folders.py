@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Dict, Sequence
 
 import numpy as np
 
-from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.pruning import prune
-from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.architecture.spaces import NormalSpace, space_of
 from dso_nas.recipes import load_recipe
 
 EPOCHS = 4
@@ -21,19 +19,16 @@ ENTRY = {"started": "2026-01-02T03:04:05Z", "command": ["python", "train_cifar.p
          "environment": {"OMP_NUM_THREADS": "1", "MXNET_EXEC_INPLACE_GRAD_SUM_CAP": "1000000"}}
 
 
-def layout_of(recipe: Any) -> LambdaLayout:
-    return LambdaLayout(NetworkSpec.of(recipe.network, 10, (3, 32, 32)), recipe.network.scope, recipe.network.packed)
-
-
-def falling(layout: LambdaLayout, seed: int = 0, epochs: int = EPOCHS) -> Dict[str, np.ndarray]:
+def falling(space: NormalSpace, seed: int = 0, epochs: int = EPOCHS) -> Dict[str, np.ndarray]:
     """Lambdas (epochs, entries) that fall from one at rates of their own, pruned at every epoch's end."""
     rng = np.random.default_rng(seed)
-    rates = {name: rng.uniform(0.05, 0.6, shape[1]) for name, shape in layout.shapes().items()}
-    values = {name: np.ones(shape, np.float32) for name, shape in layout.shapes().items()}
+    shapes = space.layout.shapes()
+    rates = {name: rng.uniform(0.05, 0.6, shape[1]) for name, shape in shapes.items()}
+    values = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     rows = []
     for _ in range(epochs):
         fallen = {name: np.maximum(value - rates[name].astype(np.float32), 0) for name, value in values.items()}
-        values = prune(layout, fallen, values).values
+        values = space.prune(fallen, values).values
         rows.append(values)
     return {name: np.concatenate([row[name] for row in rows]) for name in values}
 
@@ -44,16 +39,16 @@ def metric_lines(stage: str, epochs: int, **values: Sequence[float]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def make_run_folder(path: Path, overrides: Sequence[str] = (), seed: int = 0) -> Path:
-    """A run of the demo recipe that has pre-trained, searched and retrained, and has no report."""
-    recipe = load_recipe("demo", None, [f"search.epochs={EPOCHS}", *overrides])
+def make_run_folder(path: Path, overrides: Sequence[str] = (), seed: int = 0, recipe_name: str = "demo") -> Path:
+    """A run of a recipe that has pre-trained, searched and retrained, and has no report."""
+    recipe = load_recipe(recipe_name, None, [f"search.epochs={EPOCHS}", *overrides])
     (path / "search").mkdir(parents=True)
     recipe.save(path / "recipe.yaml")
     (path / "run.json").write_text(json.dumps([ENTRY]))
-    layout = layout_of(recipe)
-    lambdas = falling(layout, seed)
+    space = space_of(recipe)
+    lambdas = falling(space, seed)
     np.savez_compressed(path / "search" / "lambdas.npz", **lambdas)
-    found = prune(layout, {name: array[-1:] for name, array in lambdas.items()}).genotype
+    found = space.prune({name: array[-1:] for name, array in lambdas.items()}).genotype
     dataclasses.replace(found, source={"epochs": EPOCHS}).save(str(path / "search" / "genotype.json"))
     live = [int(sum((array[epoch] > 0).sum() for array in lambdas.values())) for epoch in range(EPOCHS)]
     text = metric_lines("pretrain", 2, train_loss=[2.3, 1.9], validation_error=[0.9, 0.5])

@@ -69,14 +69,26 @@ class _Copies(HybridBlock):
         return [self.layer(*[arrays[(first + n) % COPIES] for n in range(self._inputs)]) for first in range(COPIES)]
 
 
-def space_of(spec: NetworkSpec) -> Dict[str, Any]:
-    """What the entries of a table for `spec` depend on, as JSON values."""
+def table_space(spec: Any) -> Dict[str, Any]:
+    """What the entries of a table for `spec` depend on, as JSON values.
+
+    Raises:
+        UserError: it is no macro-structure of the normal space.
+    """
+    if not isinstance(spec, NetworkSpec):
+        raise UserError("search.latency_table: there are latency tables for the normal space only; set it to null, and "
+                        "networks are measured")
     return {"name": "normal", "stem": spec.stem, "widths": list(spec.widths), "classes": spec.classes,
             "operations": sorted(spec.topology.operations), "image_shape": list(spec.image_shape)}
 
 
 def timed_layers(spec: NetworkSpec) -> Dict[str, TimedLayer]:
-    """Every layer a network of `spec` may have, by its entry's name."""
+    """Every layer a network of `spec` may have, by its entry's name.
+
+    Raises:
+        UserError: see `table_space`.
+    """
+    table_space(spec)
     layers = {"stem": TimedLayer(lambda: Stem(spec), spec.image_shape)}
     for stage, width in enumerate(spec.widths, start=1):
         shape = (width, *spec.stage_size(stage))
@@ -118,7 +130,7 @@ def load_table(path: str, spec: NetworkSpec, batch: int) -> LatencyTable:
         UserError: it cannot be read, or is of another space or batch; names the file and what differs.
     """
     table = LatencyTable.load(path)
-    table.check_fits(space_of(spec), list(timed_layers(spec)), path)
+    table.check_fits(table_space(spec), list(timed_layers(spec)), path)
     if table.batch != batch:
         raise UserError(f"{path}: the latency table is for batches of {table.batch}, search.latency_batch is {batch}")
     return table

@@ -130,7 +130,7 @@ class Steering:
 
     def state(self) -> Dict[str, np.ndarray]:
         """All that a resumed search goes on from."""
-        level = np.nan if self._level is None else self._level
+        level = -1.0 if self._level is None else self._level
         return {"steering": np.array([self.factor, self.share, level], np.float64)}
 
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -142,7 +142,7 @@ class Steering:
         if "steering" not in arrays:
             raise UserError(f"{KEY}: the checkpoint is of a search without it; start it anew, or set it to null")
         self.factor, self.share, level = (float(value) for value in arrays["steering"])
-        self._level = None if np.isnan(level) else level
+        self._level = None if level < 0 else level
 
 
 def scaled_gamma(gamma: Gamma, factor: float) -> Gamma:

@@ -149,7 +149,7 @@ def _override_layer(text: str) -> _Layer:
     """The mapping that one `--set KEY=VALUE` means; the value is YAML."""
     path, equals, value = text.partition("=")
     parts = path.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or not path.strip().isprintable():
         raise UserError(f"--set {show(text)}: must look like KEY=VALUE, such as search.gamma=0.01")
     if parts == ["profile"]:
         raise UserError("--set profile: a profile is more than its name; use --profile")

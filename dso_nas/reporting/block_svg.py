@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
+import numpy as np
 from matplotlib.path import Path
 
 from dso_nas.architecture.block_genotype import node_name
@@ -41,20 +42,21 @@ def _round(inches: float) -> float:
 
 def path_data(path: Path) -> str:
     """An SVG path's `d` of lines and cubic curves."""
-    letters = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE4: "C"}
+    letters = {int(Path.MOVETO): "M", int(Path.LINETO): "L", int(Path.CURVE4): "C"}
     words: List[str] = []
     before = None
-    for place, ((x, y), code) in enumerate(zip(path.vertices, path.codes)):
-        curve_goes_on = code == Path.CURVE4 and before == Path.CURVE4 and _inside_curve(path, place)
+    vertices, codes = np.asarray(path.vertices).tolist(), np.asarray(path.codes).tolist()
+    for place, ((x, y), code) in enumerate(zip(vertices, codes)):
+        curve_goes_on = code == Path.CURVE4 and before == Path.CURVE4 and _inside_curve(codes, place)
         words.append(f"{'' if curve_goes_on else letters[code]}{_round(x)} {_round(y)}")
         before = code
     return " ".join(words)
 
 
-def _inside_curve(path: Path, place: int) -> bool:
+def _inside_curve(codes: Sequence[int], place: int) -> bool:
     """Whether a curve's vertex is its second or third: three of the code follow each other for one curve."""
     run = 0
-    while place - run >= 0 and path.codes[place - run] == Path.CURVE4:
+    while place - run >= 0 and codes[place - run] == Path.CURVE4:
         run += 1
     return run % 3 != 1
 
@@ -97,12 +99,12 @@ def _operation(wiring: Wiring, node: Node) -> str:
                    data_node=node_name(node))
 
 
-def _rectangle(corner: Tuple[float, float], size: Tuple[float, float], **looks: object) -> str:
+def _rectangle(corner: Tuple[float, float], size: Tuple[float, float], **looks: Any) -> str:
     return element("rect", x=_round(corner[0]), y=_round(corner[1]), width=_round(size[0]), height=_round(size[1]),
                    rx=6, **looks)
 
 
-def _text(middle: Tuple[float, float], text: str, **more: object) -> str:
+def _text(middle: Tuple[float, float], text: str, **more: Any) -> str:
     return element("text", escape(text), x=_round(middle[0]), y=_round(middle[1]), text_anchor="middle",
                    dominant_baseline="central", **more)
 

@@ -18,6 +18,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#55
 FRACTIONS = ("error", "miou", "accuracy")
 _STEPS = (1, 2, 2.5, 5, 10)
 _TICKS = 4
+# Differences that count, relative to the values or to one, and values too large to be one's.
+_LEAST, _LARGEST = 1e-9, 1e100
 
 
 def curves(metrics: Iterable[Mapping[str, Any]]) -> str:
@@ -29,7 +31,7 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> str:
     """
     charts: Dict[str, Dict[str, Series]] = {}
     for line in metrics:
-        if line["value"] is None or not math.isfinite(line["value"]):
+        if line["value"] is None or not abs(line["value"]) <= _LARGEST:
             continue
         stage, label = _place(line["stage"], line["name"])
         points = charts.setdefault(stage, {}).setdefault(_kind(line["name"]), {}).setdefault(label, [])
@@ -69,8 +71,8 @@ def chart(title: str, series: Series) -> str:
 
 def ticks_over(low: float, high: float) -> List[float]:
     """Round numbers at equal steps, the first at most `low` and the last at least `high`; they differ."""
-    if not high > low:
-        high = low + (abs(low) or 1.0)
+    if high - low <= _LEAST * max(abs(low), abs(high), 1.0):
+        high = low + max(abs(low), 1.0)
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in _STEPS if factor * power >= rough * (1 - 1e-9))

@@ -92,7 +92,7 @@ def _shown(name: str, value: float) -> str:
 
 
 def _search(files: RunFiles) -> Sections:
-    slides = make_slides(files.lambdas, files.layout, files.operations) if files.lambdas else None
+    slides = make_slides(files.lambdas, files.layout) if files.lambdas else None
     if slides is None:
         return []
     block = block_svg(slides.topology) if slides.topology else ""

@@ -25,9 +25,10 @@ from dso_nas.reporting.canvas import (
 KERNEL_COLORS: Dict[int, str] = {kernel: OPERATION_COLORS[f"sep_conv_{kernel}x{kernel}"] for kernel in (3, 5, 7)}
 # In inches. A box is as high as its expansion is large, a column wide enough for its text.
 SIDE, TOP, LEGEND = 0.25, 0.95, 0.3
-BOX, GAP = 1.0, 0.28
-HEIGHTS = {1: 0.28, 3: 0.34, 6: 0.5}
-BETWEEN, LABEL = 0.08, 1.55
+BOX, GAP = 1.0, 0.36
+HEIGHTS = {3: 0.34, 6: 0.5}
+BETWEEN, LABEL = 0.08, 1.65
+BAR = 0.07
 ROW_GAP = 0.34
 
 
@@ -54,7 +55,7 @@ class _Page:
     def __init__(self, genotype: MobileGenotype, spec: MobileSpec) -> None:
         self.genotype, self.spec = genotype, spec
         self.columns = max(blocks for _, blocks, _ in spec.groups)
-        self.width = max(2 * SIDE + LABEL + self.columns * (BOX + GAP), 6.2)
+        self.width = max(2 * SIDE + LABEL + self.columns * (BOX + GAP) + GAP, 6.2)
         self.figure = Figure()
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
@@ -96,21 +97,32 @@ class _Page:
     def block(self, unit: MobileUnit, x: float, middle: float) -> None:
         """The operations left in a block, one above the other, and its shortcut below them."""
         live = self.genotype.block(unit)
-        self.line((x - GAP, x), middle, unit.name)
+        self.line((x - GAP, x - BAR), middle, unit.name)
+        self.line((x + BOX + BAR, x + BOX + GAP), middle, unit.name)
         if not live:
-            self.line((x, x + BOX), middle, f"{unit.name}_alone", SHORTCUT_DOTS)
+            self.line((x - BAR, x + BOX + BAR), middle, f"{unit.name}_alone", SHORTCUT_DOTS)
             return
         height = _height(live)
         y = middle - height / 2
+        middles = []
         for name in live:
-            operation = MOBILE_OPERATIONS[name]
-            own, color = HEIGHTS[operation.expansion], KERNEL_COLORS[operation.kernel]
-            draw_box(self.axes, (x, y), (BOX, own), color, f"{unit.name}_{name}")
-            text = f"MB{operation.expansion} {operation.kernel}×{operation.kernel}"
-            self.write(x + BOX / 2, y + own / 2, text, 9, color=INK, ha="center", zorder=4)
+            self.operation(unit, name, x, y)
+            own = HEIGHTS[MOBILE_OPERATIONS[name].expansion]
+            middles.append(y + own / 2)
             y += own + BETWEEN
+        for bar in (x - BAR, x + BOX + BAR):
+            self.axes.plot((bar, bar), (min(*middles, middle), max(*middles, middle)), color=PLAIN, linewidth=1.4)
         if unit.shortcut:
             self.shortcut(x, middle, height / 2 + 0.09, unit.name)
+
+    def operation(self, unit: MobileUnit, name: str, x: float, y: float) -> None:
+        """One box, and the lines on both of its sides."""
+        operation = MOBILE_OPERATIONS[name]
+        height = HEIGHTS[operation.expansion]
+        self.line((x - BAR, x + BOX + BAR), y + height / 2, f"{unit.name}_{name}")
+        draw_box(self.axes, (x, y), (BOX, height), KERNEL_COLORS[operation.kernel], f"{unit.name}_{name}")
+        text = f"MB{operation.expansion} {operation.kernel}×{operation.kernel}"
+        self.write(x + BOX / 2, y + height / 2, text, 9, color=INK, ha="center", zorder=4)
 
     def shortcut(self, x: float, middle: float, below: float, name: str) -> None:
         """Dots from a block's input around its operations to its output."""

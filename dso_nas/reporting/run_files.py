@@ -18,7 +18,7 @@ import numpy as np
 
 from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.architecture.spaces import NormalSpace, space_of
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe, load_recipe
 from dso_nas.reporting.report_schema import check_report
@@ -26,8 +26,6 @@ from dso_nas.training.monitor import METRICS, Metric, read_metrics
 
 # A lambda for every connection of 24 blocks over a thousand epochs is 12 MB.
 MAX_BYTES = 256 << 20
-# The lambdas' layout depends on neither.
-_CLASSES, _IMAGE_SHAPE = 10, (3, 32, 32)
 
 
 class RunFiles:
@@ -89,19 +87,16 @@ class RunFiles:
         return read_lambdas(path) if path.exists() else {}
 
     @functools.cached_property
+    def space(self) -> NormalSpace:
+        """The search space; its images and classes are the data's only where the recipe says which."""
+        return space_of(self.recipe)
+
+    @functools.cached_property
     def layout(self) -> Optional[LambdaLayout]:
-        """How the lambdas lie in blocks; None where the recipe's network is not made of completely connected blocks."""
-        network = self.recipe.network
-        if not hasattr(network, "levels"):
-            return None
-        layout = LambdaLayout(NetworkSpec.of(network, _CLASSES, _IMAGE_SHAPE), network.scope, network.packed)
+        """How the lambdas lie in blocks; None where those in the file are not the recipe's."""
+        layout = self.space.layout
         found = {name: array.shape[1:] for name, array in self.lambdas.items()}
         return layout if {name: shape[1:] for name, shape in layout.shapes().items()} == found else None
-
-    @property
-    def operations(self) -> Tuple[str, ...]:
-        """The candidate operations of a block or level, in the order of their lambdas."""
-        return tuple(self.recipe.network.operations)
 
     def _json(self, name: str) -> Any:
         path = self.path / name

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.topology import REDUCTION_OPERATIONS, BlockTopology
+from dso_nas.architecture.topology import REDUCTION_OPERATIONS, BlockTopology, NetworkSpec
 from dso_nas.reporting.run_files import lambda_history
 
 
@@ -40,23 +40,18 @@ class Slides:
         return sum(((array > 0).sum(axis=1) for array in arrays), np.zeros(self.epochs + 1, int))
 
 
-def make_slides(lambdas: Mapping[str, np.ndarray], layout: Optional[LambdaLayout],
-                operations: Sequence[str] = ()) -> Optional[Slides]:
-    """The slides of a run's lambdas; None before the first epoch's end.
-
-    Args:
-        lambdas: `RunFiles.lambdas`.
-        layout: `RunFiles.layout`; None makes rows of all.
-        operations: the names of a row's operations where it has as many.
-    """
+def make_slides(lambdas: Mapping[str, np.ndarray], layout: Optional[LambdaLayout]) -> Optional[Slides]:
+    """The slides of a run's lambdas (`RunFiles.lambdas`, `RunFiles.layout`); None before the first epoch's end."""
     history = [values for _, values in lambda_history(lambdas)]
     if not history:
         return None
     if layout is None:
-        rows = [Row(name.replace("lambda_", "", 1), _names(array.shape[1], operations), _over(history, name))
-                for name, array in lambdas.items()]
+        rows = [Row(name, _numbers(array.shape[1]), _over(history, name)) for name, array in lambdas.items()]
         return Slides(len(history) - 1, None, {}, tuple(rows))
     units = [layout.to_units(values) for values in history]
+    if not isinstance(layout.spec, NetworkSpec):
+        rows = [Row(_title(unit), layout.spec.operations, _over(units, unit.name)) for unit in layout.spec.units()]
+        return Slides(len(history) - 1, None, {}, tuple(rows))
     blocks = {name: _over(units, unit) for name, unit in _blocks(layout).items()}
     reductions = [Row(f"reduction after stage {unit.stage}", REDUCTION_OPERATIONS, _over(units, unit.name))
                   for unit in layout.spec.reduction_units()]
@@ -68,14 +63,16 @@ def _blocks(layout: LambdaLayout) -> Dict[str, str]:
     units = layout.spec.block_units()
     if layout.scope == "share":
         return {"the block, the same everywhere": units[0].name}
-    return {f"stage {unit.stage}, block {unit.unit}": unit.name for unit in units}
+    return {_title(unit): unit.name for unit in units}
+
+
+def _title(unit: Any) -> str:
+    return f"stage {unit.stage}, block {unit.unit}"
 
 
 def _over(history: List[Dict[str, Any]], name: str) -> np.ndarray:
     return np.stack([np.ravel(values[name]) for values in history])
 
 
-def _names(count: int, operations: Sequence[str]) -> Tuple[str, ...]:
-    if len(operations) == count:
-        return tuple(operations)
+def _numbers(count: int) -> Tuple[str, ...]:
     return tuple(f"operation {place}" for place in range(1, count + 1))

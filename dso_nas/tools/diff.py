@@ -98,7 +98,7 @@ def _metric_lines(a: RunFiles, b: RunFiles) -> Iterator[str]:
     for key in dict.fromkeys([*left, *right]):
         shown = [_value(values, key) for values in (left, right)]
         if shown[0] != shown[1]:
-            rows.append((*key, *shown))
+            rows.append((key[0], key[1], shown[0], shown[1]))
     if rows:
         yield "last values that differ (and their epochs):"
         yield markdown_table(("stage", "value", "A", "B"), rows, "llrr")

@@ -9,9 +9,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import load_genotype
 from dso_nas.architecture.spaces import space_of
-from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.latency_table import GOOD_ENOUGH, Check, Entry, LatencyTable, rank_correlation
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe, load_recipe
@@ -48,8 +47,10 @@ def run(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, None, [*options.overrides, *_settings(options)])
     if options.check is not None and options.check < FEWEST:
         raise UserError(f"--check {options.check}: an order needs at least {FEWEST} architectures, 30 say something")
-    genotypes = {path: Genotype.load(path) for path in options.genotype}
-    bench = Bench(recipe, space_of(recipe).spec.scaled(options.width), options.gpus, options.cpus)
+    genotypes = {path: load_genotype(path) for path in options.genotype}
+    if recipe.segmentation is not None:
+        raise UserError(f"--recipe {options.recipe}: is for segmentation, whose networks are not timed")
+    bench = Bench(recipe, options.width, options.gpus, options.cpus)
     for genotype in genotypes.values():
         genotype.check_fits(bench.spec)
     out = options.out or (None if options.genotype or options.table else "latency.json")
@@ -75,10 +76,13 @@ def _settings(options: argparse.Namespace) -> Iterator[str]:
 class Bench:
     """A macro-structure and the device it is measured on, as the recipe's `search.latency_*` keys say."""
 
-    def __init__(self, recipe: Recipe, spec: NetworkSpec, gpus: Optional[str], cpus: Optional[int]) -> None:
+    def __init__(self, recipe: Recipe, width: float, gpus: Optional[str], cpus: Optional[int]) -> None:
+        from dso_nas.stages.spaces import make_space
         from dso_nas.training.parallel import choose_contexts
 
-        self.recipe, self.spec = recipe, spec
+        plain = space_of(recipe).spec
+        self.space = make_space(recipe.network, plain.classes, plain.image_shape)
+        self.recipe, self.spec = recipe, plain.scaled(width)
         self.context = choose_contexts(gpus, cpus)[0]
         settings = recipe.search
         self._how: Tuple[int, str, float] = (settings.latency_batch, settings.latency_statistic,
@@ -86,21 +90,22 @@ class Bench:
 
     def layers(self) -> LatencyTable:
         """A new table of every layer."""
-        from dso_nas.budgets.layer_latency import measure_layer, space_of, timed_layers
+        from dso_nas.budgets.layer_latency import measure_layer, table_space, timed_layers
 
         entries: Dict[str, Entry] = {}
         for name, layer in timed_layers(self.spec).items():
             entries[name] = measure_layer(layer, self.context, *self._how)
         batch, statistic, _ = self._how
-        return LatencyTable(space_of(self.spec), str(self.context), batch, statistic, describe_environment(), entries)
+        return LatencyTable(table_space(self.spec), str(self.context), batch, statistic, describe_environment(), entries)
 
-    def network(self, genotype: Genotype) -> Any:
+    def network(self, genotype: Any) -> Any:
         """The measured `Latency` of a genotype's network."""
-        from dso_nas.budgets.latency import measure_genotype
+        from dso_nas.budgets.latency import measure_built
 
-        return measure_genotype(self.spec, genotype, self.context, *self._how)
+        return measure_built(lambda: self.space.derived(self.spec, genotype), self.context, self.spec.image_shape,
+                             *self._how)
 
-    def sum(self, table: LatencyTable, genotype: Genotype) -> float:
+    def sum(self, table: LatencyTable, genotype: Any) -> float:
         """The table's milliseconds for a genotype's network."""
         from dso_nas.budgets.layer_latency import layer_counts
 
@@ -117,11 +122,8 @@ def _table(bench: Bench, path: Optional[str], wanted: bool) -> Optional[LatencyT
 
 def _check(bench: Bench, table: LatencyTable, count: int, seed: int) -> Check:
     """Measure random architectures from sparse to full and compare the order; say so where it is not good enough."""
-    from dso_nas.architecture.sampling import random_genotype
-
     rng = np.random.default_rng(seed)
-    drawn = [random_genotype(bench.spec, bench.recipe.network.scope, density, rng)
-             for density in np.linspace(*_DENSITIES, count)]
+    drawn = [bench.space.random(density, rng) for density in np.linspace(*_DENSITIES, count)]
     measured = [bench.network(genotype).value for genotype in drawn]
     check = Check(count, rank_correlation([bench.sum(table, genotype) for genotype in drawn], measured))
     print(f"rank correlation of the table's sums with {count} measured random architectures: "
@@ -132,7 +134,7 @@ def _check(bench: Bench, table: LatencyTable, count: int, seed: int) -> Check:
     return check
 
 
-def _rows(bench: Bench, table: Optional[LatencyTable], genotypes: Dict[str, Genotype]) -> Iterator[List[str]]:
+def _rows(bench: Bench, table: Optional[LatencyTable], genotypes: Dict[str, Any]) -> Iterator[List[str]]:
     for path, genotype in genotypes.items():
         latency = bench.network(genotype)
         total = "" if table is None else f"{bench.sum(table, genotype):.3f}"

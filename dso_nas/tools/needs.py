@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
 from dso_nas import machine
-from dso_nas.architecture.memory_plan import plan_memory
-from dso_nas.architecture.spaces import space_of
-from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.architecture.spaces import NormalSpace, space_of
 from dso_nas.data import sample
 from dso_nas.data.classification import load_dataset
 from dso_nas.data.record_folders import FILES
@@ -27,8 +25,8 @@ def memory(recipe: Recipe, gpus: Sequence[machine.Gpu]) -> Finding:
         UserError: the recipe's own limit cannot be met.
     """
     devices = max(1, len(gpus))
-    plans = {stage: plan_memory(spec, None, -(-batch // devices), recipe.memory.mirroring, recipe.memory.limit_mb)
-             for stage, spec, batch in _steps(recipe)}
+    plans = {stage: space.plan(None, -(-batch // devices), recipe.memory.mirroring, recipe.memory.limit_mb)
+             for stage, space, batch in _steps(recipe)}
     stage, plan = max(plans.items(), key=lambda item: item[1].total_mb)
     total = min(gpu.memory_mb for gpu in gpus) if gpus else machine.memory_mb()
     free = total if gpus else machine.available_mb()
@@ -42,15 +40,11 @@ def memory(recipe: Recipe, gpus: Sequence[machine.Gpu]) -> Finding:
     return Finding(OK, "memory", found)
 
 
-def _steps(recipe: Recipe) -> Iterator[Tuple[str, NetworkSpec, int]]:
-    """Stage, network and batch size of the supernet's steps."""
-    spec = space_of(recipe).spec
+def _steps(recipe: Recipe) -> Iterator[Tuple[str, NormalSpace, int]]:
+    """Stage, space and batch size of the supernet's steps; pre-training is on classification."""
     if recipe.pretrain.epochs:
-        yield "pretrain", spec, recipe.pretrain.batch_size
-    if recipe.segmentation is not None:
-        crop, stride = recipe.segmentation.crop, recipe.segmentation.output_stride
-        spec = dataclasses.replace(spec, image_shape=(3, crop, crop), output_stride=stride)
-    yield "search", spec, recipe.search.batch_size
+        yield "pretrain", space_of(dataclasses.replace(recipe, segmentation=None)), recipe.pretrain.batch_size
+    yield "search", space_of(recipe), recipe.search.batch_size
 
 
 def data(recipe: Recipe, data_dir: Optional[str]) -> Finding:
@@ -61,8 +55,8 @@ def data(recipe: Recipe, data_dir: Optional[str]) -> Finding:
     """
     if recipe.segmentation is None:
         return Finding(OK, "data", _classification(recipe.data.dataset, data_dir or recipe.data.root))
-    first = _classification(recipe.data.dataset, recipe.data.root)
-    return Finding(OK, "data", f"{first}; {_segmentation(recipe, data_dir or recipe.segmentation.root)}")
+    first, settings = _classification(recipe.data.dataset, recipe.data.root), recipe.segmentation
+    return Finding(OK, "data", f"{first}; {_segmentation(settings.dataset, data_dir or settings.root)}")
 
 
 def _classification(name: str, root: Optional[str]) -> str:
@@ -82,8 +76,7 @@ def _records(root: Path) -> str:
     return f"record files in {root}: {', '.join(FILES[part] for part in FILES if part in there)}"
 
 
-def _segmentation(recipe: Recipe, root: Optional[str]) -> str:
-    name = recipe.segmentation.dataset
+def _segmentation(name: str, root: Optional[str]) -> str:
     if name == SCENES and root is None:
         return f"{name}: made when needed"
     from dso_nas.data.segmentation import load_segmentation

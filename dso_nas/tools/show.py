@@ -12,12 +12,12 @@ from dso_nas.architecture.block_genotype import BlockGenotype
 from dso_nas.architecture.genotype import SHARED, Genotype
 from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.pruning import prune
 from dso_nas.architecture.topology import INPUT, BlockTopology, Node
 from dso_nas.errors import UserError
 from dso_nas.files import write_durably
 from dso_nas.reporting.html import report_html
 from dso_nas.reporting.lives import draw_life
+from dso_nas.reporting.mobile_picture import draw_mobile
 from dso_nas.reporting.plots import draw_search
 from dso_nas.reporting.run_files import RunFiles, flattened, lambda_history, last_values
 from dso_nas.reporting.structure import draw_structure
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(genotype_lines(genotype)))
     if options.draw:
         if not isinstance(genotype, Genotype):
-            raise UserError(f"--draw: {path} has no connections to draw, it is of the {genotype.space} space")
+            raise UserError(f"--draw: {path} does not say its macro-structure; give its run's folder instead")
         draw_structure(genotype, options.draw)
 
 
@@ -92,16 +92,19 @@ def draw_run(files: RunFiles, folder: Path) -> Iterator[Path]:
     draw_life(history, str(folder / "lambdas.png"), files.layout)
     yield folder / "lambdas.png"
     if files.layout is not None:
-        _draw_blocks(files, folder, history[-1][1])
+        _draw_blocks(files, files.layout, folder, history[-1][1])
         yield from (folder / "before.png", folder / "after.png")
 
 
-def _draw_blocks(files: RunFiles, folder: Path, last: Mapping[str, np.ndarray]) -> None:
-    layout = files.layout
-    full = Genotype.full(layout.spec, layout.scope)
-    draw_structure(full, str(folder / "before"), None, "Before the search")
-    found = files.genotype or prune(layout, last).genotype
-    draw_structure(found, str(folder / "after"), _by_block(layout, last), f"After epoch {_epochs(files)}")
+def _draw_blocks(files: RunFiles, layout: LambdaLayout, folder: Path, last: Mapping[str, np.ndarray]) -> None:
+    found = files.genotype or files.space.prune(last).genotype
+    titles = {"before": "Before the search", "after": f"After epoch {_epochs(files)}"}
+    for (name, title), genotype in zip(titles.items(), (files.space.full(), found)):
+        if isinstance(genotype, Genotype):
+            lambdas = _by_block(layout, last) if genotype is found else None
+            draw_structure(genotype, str(folder / name), lambdas, title)
+        else:
+            draw_mobile(genotype, files.space.spec, str(folder / name), title)
 
 
 def _epochs(files: RunFiles) -> int:

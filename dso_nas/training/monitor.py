@@ -23,6 +23,7 @@ from dso_nas.training.progress import Item, progress
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 _BINS = 50
+_LARGEST_INT = 2**63
 
 Metric = Dict[str, Any]
 Number = Union[int, float]
@@ -261,6 +262,8 @@ def _parse(line: bytes) -> Optional[Metric]:
     if not isinstance(metric, dict) or set(metric) != set(_TYPES):
         return None
     if any(type(metric[key]) not in types for key, types in _TYPES.items()):
+        return None
+    if any(isinstance(number, int) and abs(number) > _LARGEST_INT for number in metric.values()):
         return None
     if metric["value"] is None:
         metric["value"] = math.nan

@@ -17,13 +17,13 @@ from dso_nas.architecture.topology import OPERATIONS, BlockTopology, NetworkSpec
 from dso_nas.budgets import layer_latency as module
 from dso_nas.budgets.latency import Latency
 from dso_nas.budgets.latency_table import Entry, LatencyTable
-from dso_nas.budgets.layer_latency import COPIES, layer_counts, load_table, measure_layer, space_of, timed_layers
+from dso_nas.budgets.layer_latency import COPIES, layer_counts, load_table, measure_layer, table_space, timed_layers
 from dso_nas.errors import UserError
 from dso_nas.networks.derived import DerivedNetwork
 from tests.symbol_counts import nodes_of
 
 SPEC = NetworkSpec(BlockTopology(2, tuple(OPERATIONS)), "cifar", (1, 2), (4, 6), 10, (3, 9, 7))
-TABLE = LatencyTable(space_of(SPEC), "cpu(0)", 1, "median", {}, {name: Entry(1.0, 0.0) for name in timed_layers(SPEC)})
+TABLE = LatencyTable(table_space(SPEC), "cpu(0)", 1, "median", {}, {name: Entry(1.0, 0.0) for name in timed_layers(SPEC)})
 
 
 @pytest.mark.parametrize("spec", [SPEC, dataclasses.replace(SPEC, stem="imagenet", image_shape=(3, 33, 29))])

@@ -1,4 +1,4 @@
-"""Every command of the documentation, run: on a few images where it trains on embedded ones, checked where it needs data.
+"""Every command of the documentation: run on few images where the data is embedded, checked where it is not.
 
 A page's commands run in order in one folder, so that a page may go on with what an earlier command of it made.
 """
@@ -34,7 +34,7 @@ def commands(page):
     """The lines of the page's shell blocks, continued ones joined."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [re.split(r"\s+#", line)[0].strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def run(line, monkeypatch):
     words = shlex.split(line)
     if words[0] == "make":
         assert set(word for word in words[1:] if "=" not in word) <= targets(), line
-    elif words[0] == "git" or words[0] == "cd":
+    elif words[0] in (".", "git", "cd"):
         return
     elif words[:3] == ["python", "-m", "dso_nas"]:
         run_tool(words[3:], line)
@@ -64,10 +64,16 @@ def run(line, monkeypatch):
 
 
 def run_tool(words, line):
-    if words[0] == "launch":
-        assert "python" in words, line
+    if words[0] == "launch" or any(re.fullmatch("[A-Z]+", word) for word in words):
+        assert words[0] in tools.TOOLS, line
     else:
+        if words[0] == "latency":
+            words = [*words, *settings(SHORT["demo"])]
         assert tools.main(words) in (0, 1 if words[0] == "doctor" else 0), line
+
+
+def settings(keys):
+    return [part for key in keys for part in ("--set", key)]
 
 
 def run_script(script, words, line, monkeypatch):
@@ -76,8 +82,7 @@ def run_script(script, words, line, monkeypatch):
     if options.recipe not in SHORT:
         assert recipe.name, line
         return
-    extra = [part for setting in [*SHORT[options.recipe], *QUICK] for part in ("--set", setting)]
-    monkeypatch.setattr("sys.argv", [script, *words, *extra])
+    monkeypatch.setattr("sys.argv", [script, *words, *settings([*SHORT[options.recipe], *QUICK])])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert ended.value.code == 0, line

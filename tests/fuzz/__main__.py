@@ -39,7 +39,8 @@ def main() -> int:
                 traceback.print_exc()
                 failed, end = True, "FAILED"
             seconds = time.monotonic() - began
-            print(f"{name:<11} {len(answers):>6} inputs, {sum(answers):>5} accepted, {seconds:5.0f} s: {end}", flush=True)
+            counts = f"{len(answers):>6} inputs, {sum(answers):>5} accepted"
+            print(f"{name:<11} {counts}, {seconds:5.0f} s: {end}", flush=True)
     return failed
 
 

@@ -19,10 +19,19 @@ def line(stage, epoch, name, value):
 def test_ticks_span_what_they_are_to_span(a, b):
     low, high = min(a, b), max(a, b)
     ticks = ticks_over(low, high)
-    slack = 1e-6 * max(abs(low), abs(high), 1)
+    slack = 1e-8 * max(abs(low), abs(high), 1)
     assert 2 <= len(ticks) <= 12 and ticks[0] <= low + slack and ticks[-1] >= high - slack
     steps = [after - before for before, after in zip(ticks, ticks[1:])]
     assert min(steps) > 0 and max(steps) == pytest.approx(min(steps), rel=1e-6)
+
+
+def test_a_small_rate_is_not_flattened():
+    assert ticks_over(0, 1e-4) == pytest.approx([0, 2.5e-5, 5e-5, 7.5e-5, 1e-4])
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 10**400, 5e-324])
+def test_values_out_of_all_bounds_do_no_harm(value):
+    curves([line("search", 0, "x_loss", value), line("search", 1, "x_loss", 1.0)])
 
 
 def test_ticks_are_round():

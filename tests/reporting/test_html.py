@@ -90,6 +90,18 @@ def test_a_damaged_part_is_named_once_and_the_rest_is_there(tmp_path, name):
     assert headings(page).count("Missing") == 1 and len(headings(page)) >= 3
 
 
+def test_a_mobile_run(tmp_path):
+    page = report_html(make_run_folder(tmp_path / "run", recipe_name="mobile-demo"))
+    check(page)
+    assert page.count('class="chip"') == 7 * 6 and 'id="block"' not in page and "Missing" not in headings(page)
+
+
+def test_a_segmentation_run(tmp_path):
+    page = report_html(make_run_folder(tmp_path / "run", recipe_name="seg-demo"))
+    check(page)
+    assert page.count('class="connection"') == 28 and "Missing" not in headings(page)
+
+
 def test_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="recipe.yaml"):
         report_html(tmp_path)

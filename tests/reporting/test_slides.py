@@ -34,11 +34,18 @@ def test_the_last_slide_is_what_was_found(tmp_path, scope, blocks, counted):
 
 def test_other_spaces_are_rows():
     slides = make_slides({"lambda_a": np.array([[0.5, 0.0]]), "lambda_b": np.array([[0.0, 0.0, 1.0]])}, None)
-    assert slides.topology is None and [row.title for row in slides.rows] == ["a", "b"]
+    assert slides.topology is None and [row.title for row in slides.rows] == ["lambda_a", "lambda_b"]
     assert slides.live().tolist() == [5, 2] and slides.rows[1].operations[2] == "operation 3"
-    named = make_slides({"lambda_a": np.array([[0.5, 0.0]])}, None, ("mb3_3x3", "mb6_3x3"))
-    assert named.rows[0].operations == ("mb3_3x3", "mb6_3x3")
     assert make_slides({}, None) is None
+
+
+def test_a_mobile_block_is_a_row_of_its_operations(tmp_path):
+    files = RunFiles(make_run_folder(tmp_path / "run", recipe_name="mobile-demo"))
+    slides = make_slides(files.lambdas, files.layout)
+    assert slides.topology is None and len(slides.rows) == len(files.genotype.blocks) == 7
+    assert slides.rows[1].title == "stage 1, block 2"
+    for row, live in zip(slides.rows, files.genotype.blocks.values()):
+        assert tuple(np.array(row.operations)[row.values[-1] > 0]) == live
 
 
 @pytest.mark.parametrize("reach", ["all", "previous"])

@@ -17,11 +17,11 @@ def measured(monkeypatch):
     """Every measurement's arguments; no two give the same latency."""
     calls, clock = [], itertools.count(1.0)
 
-    def measure_genotype(*arguments):
+    def measure_built(*arguments):
         calls.append(arguments)
         return Latency.of([next(clock)], "mean")
 
-    monkeypatch.setattr(stage, "measure_genotype", measure_genotype)
+    monkeypatch.setattr(stage, "measure_built", measure_built)
     return calls
 
 
@@ -40,8 +40,8 @@ def test_the_settings_reach_the_measurement(make_run, measured):
                    "search.latency_spread=0.5")
     next(SearchTask(run).train(0, 0))
     assert len(measured) == 3 * 4 + 6
-    assert {arguments[2:] for arguments in measured} == {(run.contexts[0], 4, "published", 0.5)}
-    assert all(arguments[0] == run.spec for arguments in measured)
+    assert {arguments[1:] for arguments in measured} == {(run.contexts[0], run.spec.image_shape, 4, "published", 0.5)}
+    assert all(arguments[0]().spec == run.spec for arguments in measured)
 
 
 def test_gamma_changes_between_epochs_and_not_within(make_run, measured):

@@ -9,7 +9,7 @@ from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.budgets.latency import Latency
 from dso_nas.budgets.latency_table import Entry, LatencyTable
-from dso_nas.budgets.layer_latency import layer_counts, space_of, timed_layers
+from dso_nas.budgets.layer_latency import layer_counts, table_space, timed_layers
 from dso_nas.errors import UserError
 from dso_nas.stages import search as search_module
 from dso_nas.stages import targets as module
@@ -85,12 +85,12 @@ TABLED = ("search.regularization=adaptive_latency", "search.gamma=0.02", "search
 def table_of(spec, path):
     """A table of a made-up machine."""
     entries = {name: Entry(float(price), 0.0) for price, name in enumerate(timed_layers(spec), start=1)}
-    LatencyTable(space_of(spec), "gpu(0)", 1, "median", {}, entries).save(path)
+    LatencyTable(table_space(spec), "gpu(0)", 1, "median", {}, entries).save(path)
     return [setting.format(path) for setting in TABLED]
 
 
 def test_a_search_sums_a_table_instead_of_measuring(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_module, "measure_genotype", None)
+    monkeypatch.setattr(search_module, "measure_built", None)
     settings = table_of(make_run().spec, tmp_path / "table.json")
     task = SearchTask(make_run(*settings))
     next(task.train(0, 0))

@@ -87,6 +87,16 @@ def test_a_run_is_like_itself(tmp_path, capsys):
     assert "largest difference 0," in text and "last values: the same" in text
 
 
+def test_mobile_runs(tmp_path, capsys):
+    a, b = (make_run_folder(tmp_path / str(seed), (), seed, "mobile-demo") for seed in (0, 1))
+    text = shown(capsys, a, b)
+    left, right = (RunFiles(folder).genotype for folder in (a, b))
+    both = sum(len(set(left.blocks[name]) & set(right.blocks[name])) for name in left.blocks)
+    assert f"genotypes: {both} live in both, {left.num_live - both} only in A" in text
+    normal = make_run_folder(tmp_path / "normal")
+    assert "genotypes: the genotypes are of different search spaces" in shown(capsys, a, normal)
+
+
 def test_a_run_without_a_search(tmp_path, capsys):
     a, b = make_run_folder(tmp_path / "a"), make_run_folder(tmp_path / "b")
     for name in ("genotype.json", "lambdas.npz"):

@@ -153,6 +153,12 @@ def test_memory_is_shared_by_gpus_and_the_smallest_decides():
     assert two.level == WARN and "which has 80 MB" in two.found
 
 
+@pytest.mark.parametrize("name, stage", [("mobile-demo", "pretrain"), ("seg-demo", "search")])
+def test_memory_of_other_recipes(name, stage):
+    finding = needs.memory(load_recipe(name), [])
+    assert f"{name}: {stage} plans " in finding.found
+
+
 def test_record_files(tmp_path):
     recipe = load_recipe("demo", None, ["data.dataset=records"])
     for name in ("train1.rec", "val.rec"):

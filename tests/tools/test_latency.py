@@ -24,11 +24,12 @@ def device(monkeypatch):
     monkeypatch.setattr(layer_latency, "measure_layer", lambda layer, *how: Entry(prices.pop(0), 0.01))
     prices, order = list(PRICES.values()), [lambda total: total]
 
-    def measure_genotype(spec, genotype, *how):
-        total = sum(number * PRICES[name] for name, number in layer_counts(spec, genotype).items())
+    def measure_built(build, *how):
+        network = build()
+        total = sum(number * PRICES[name] for name, number in layer_counts(network.spec, network.genotype).items())
         return Latency.of([order[0](total)], "mean")
 
-    monkeypatch.setattr(latency, "measure_genotype", measure_genotype)
+    monkeypatch.setattr(latency, "measure_built", measure_built)
     return order
 
 
@@ -73,6 +74,8 @@ def test_a_genotype_alone_needs_no_table(device, tmp_path, capsys, monkeypatch):
     (["--table", "none.json"], "none.json: cannot read the latency table"),
     (["--genotype", "none.json"], "none.json"),
     (["--out", "none/table.json"], "--out none/table.json: there is no such folder"),
+    (["--recipe", "seg-demo"], "--recipe seg-demo: is for segmentation"),
+    (["--recipe", "imagenet-mobile-gpu", "--out", "t.json"], "latency tables for the normal space only"),
     (["--batch", "0"], "search.latency_batch"),
     (["--spread", "-1"], "search.latency_spread"),
     (["--table", "table.json", "--width", "2"], "table.json: the latency table is of another space, its widths is"),

@@ -38,6 +38,16 @@ def test_it_draws_the_search_afterwards(tmp_path, scope, capsys):
     assert before.count('id="connection_') > after.count('id="connection_') > 0
 
 
+def test_a_mobile_run(tmp_path, capsys):
+    folder = make_run_folder(tmp_path / "run", recipe_name="mobile-demo")
+    assert main(["show", str(folder), "--draw", str(tmp_path / "drawn")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("block stage") == 7 and "mb" in shown
+    assert len(list((tmp_path / "drawn").iterdir())) == 6
+    assert main(["show", str(folder / "search" / "genotype.json"), "--draw", "x"]) == 2
+    assert "macro-structure" in capsys.readouterr().err
+
+
 def test_a_search_that_goes_on_can_be_drawn(folder, tmp_path):
     (folder / "search" / "genotype.json").unlink()
     assert main(["show", str(folder), "--draw", str(tmp_path / "drawn")]) == 0

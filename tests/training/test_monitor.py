@@ -329,3 +329,11 @@ def test_the_rate_of_steps_is_for_tensorboard_alone(tmp_path, monkeypatch):
     assert [metric["name"] for metric in read_metrics(tmp_path / "metrics.jsonl")] == ["loss", "loss"]
     assert scalars(tmp_path / "tensorboard" / "search") == [
         (0, "loss", 0.5), (0, "epoch_seconds", 10.0), (0, "images_per_second", 12.5), (1, "loss", 0.25)]
+
+
+@pytest.mark.parametrize("key", ["epoch", "step", "value"])
+def test_a_number_that_no_run_writes_is_no_metric(tmp_path, key):
+    metric = {"stage": "search", "epoch": 0, "step": 1, "name": "loss", "value": 1, key: 10**400}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(metric) + "\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_metrics(tmp_path / "metrics.jsonl")
