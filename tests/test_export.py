@@ -26,8 +26,8 @@ from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.recipes import load_recipe
+from dso_nas.stages.classification import classification_run
 from dso_nas.stages.retrain import RetrainTask
-from dso_nas.stages.run import classification_run
 from dso_nas.training.checkpoint import CheckpointFolder
 from dso_nas.training.workfolder import WorkFolder
 

@@ -354,7 +354,7 @@ class Recipe(Section):
         """Retraining widths for another number of stages, and what the mobile space does not have."""
         widths, stages = self.retrain.widths, self.network.stages
         if widths is not None and len(widths) != stages:
-            yield "retrain.widths", f"must have one entry for each of the {stages} stages of network.blocks"
+            yield "retrain.widths", f"must have one entry for each of the network's {stages} stages"
         if self.network.space == "mobile":
             yield from self._not_mobile()
 
@@ -363,6 +363,7 @@ class Recipe(Section):
         for name, there in (("segmentation", self.segmentation is not None),
                             ("retrain.drop_path", self.retrain.drop_path > 0),
                             ("retrain.auxiliary_weight", self.retrain.auxiliary_weight > 0),
+                            ("search.latency_table", self.search.latency_table is not None),
                             ("search.regularization_rule", published and self.search.regularization in (
                                 "adaptive_flops", "adaptive_mac"))):
             if there:

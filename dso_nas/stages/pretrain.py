@@ -41,7 +41,8 @@ class PretrainTask(Task):
     def end_epoch(self, epoch: int) -> Dict[str, float]:
         """See Task."""
         self._learner.average_statistics()
-        return self._run.evaluate(self._learner, self._run.validation(), "validation")
+        values = self._run.evaluate(self._learner, self._run.validation(), "validation")
+        return {**values, "learning_rate": self._rates((epoch + 1) * len(self._batches))}
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""

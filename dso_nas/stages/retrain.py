@@ -68,7 +68,7 @@ class RetrainTask(Task):
         """See Task."""
         self.learner.average_statistics()
         self.values = self._run.evaluate(self.learner, self._run.plain_batches(self._run.part("test")), "test")
-        return self.values
+        return {**self.values, "learning_rate": self._rates((epoch + 1) * len(self._batches))}
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict[str, Any]]:
         """See Task."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional, Tuple
 
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import load_genotype
 from dso_nas.errors import UserError
 from dso_nas.recipes import load_recipe
 
@@ -79,7 +80,7 @@ def _of_run(options: argparse.Namespace) -> Source:
 
     folder = WorkFolder(options.run)
     recipe = load_recipe(folder.recipe)
-    genotype = Genotype.load(options.genotype or folder.genotype)
+    genotype = load_genotype(options.genotype or folder.genotype)
     made = _run_maker(recipe)(recipe, folder, options.data_dir, [mx.cpu()], None, True)
     phase, network = retrained_network(made, genotype)
     return network, phase.space.spec.image_shape, Normalisation(phase.dataset.mean, phase.dataset.std)
@@ -90,7 +91,7 @@ def _run_maker(recipe: Any) -> Any:
         from dso_nas.stages.segmentation import segmentation_run
 
         return segmentation_run
-    from dso_nas.stages.run import classification_run
+    from dso_nas.stages.classification import classification_run
 
     return classification_run
 
