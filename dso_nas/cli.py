@@ -119,7 +119,7 @@ def _carry_out(stage: str, run: Any, genotype: Optional[AnyGenotype]) -> None:
         compare(run, genotype)
         print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
     if stage in ("retrain", "evaluate"):
-        genotype = genotype or load_genotype(run.folder.genotype)
+        genotype = run.space.transferred(genotype) if genotype else load_genotype(run.folder.genotype)
         values = retrain(run, genotype) if stage == "retrain" else evaluate(run, genotype)
         print(", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in values.items()))
 

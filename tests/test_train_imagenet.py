@@ -9,6 +9,7 @@ import pytest
 
 from dso_nas import cli
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.data.arrays import ImageDataset
 from dso_nas.data.sample import load_sample
 
@@ -66,3 +67,15 @@ def test_record_files_come_from_a_folder(arguments, word, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and word in done.stderr
+
+
+def test_an_architecture_found_behind_the_cifar_stem_is_trained_behind_this_one(tmp_path, capsys):
+    topology = BlockTopology(2, ("sep_conv_3x3", "avg_pool_3x3"))
+    spec = NetworkSpec(topology, "cifar", (1, 1, 1), (4, 8, 16), 10, (3, 32, 32))
+    Genotype.full(spec, "share").save(str(tmp_path / "cifar.json"))
+    settings = [part for key in [*SHORT, "network.levels=2", "network.widths=[8,16,32,64]", "retrain.epochs=1",
+                                 "retrain.schedule.warmup_epochs=0"] for part in ("--set", key)]
+    arguments = ["retrain", "--genotype", str(tmp_path / "cifar.json"), "--target-flops", "1.5M",
+                 "--work-dir", str(tmp_path / "work"), "--batch-size", "50", "--cpus", "1", *settings]
+    assert cli.run("classification", "train_imagenet.py", "imagenet-demo", arguments) == 0
+    assert "test error" in capsys.readouterr().out

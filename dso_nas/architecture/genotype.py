@@ -57,6 +57,18 @@ class Genotype:
         reductions = (REDUCTION_OPERATIONS,) * (spec.stages - 1)
         return cls(topology, scope, {name: block for name in names}, reductions)
 
+    def transferred(self, spec: NetworkSpec) -> Genotype:
+        """This architecture in a macro-structure with another number of stages (paper, Table 2, CIFAR-10 to ImageNet).
+
+        In scope 'share' the block goes anywhere; reductions that it does not know keep both operations. In scope 'full'
+        nothing changes, and `check_fits` will say what does not fit.
+        """
+        if self.scope != "share":
+            return self
+        wanted = spec.stages - 1
+        reductions = (self.reductions + (REDUCTION_OPERATIONS,) * wanted)[:wanted]
+        return dataclasses.replace(self, reductions=reductions)
+
     def check_fits(self, spec: NetworkSpec) -> None:
         """Check that a network of `spec` can be built from this genotype.
 

@@ -51,6 +51,10 @@ class MobileGenotype:
         """Every operation in every block."""
         return cls(spec.operations, {unit.name: spec.operations for unit in spec.units()})
 
+    def transferred(self, spec: MobileSpec) -> MobileGenotype:
+        """As for the normal space; blocks go with their macro-structure here, so nothing changes."""
+        return self
+
     def check_fits(self, spec: MobileSpec) -> None:
         """Check that a network of `spec` can be built from this genotype.
 

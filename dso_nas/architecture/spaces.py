@@ -22,6 +22,7 @@ from dso_nas.architecture.pruning import PruneResult, live_connections, prune
 from dso_nas.architecture.sampling import random_genotype
 from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec
+from dso_nas.errors import UserError
 
 Values = Mapping[str, Any]
 
@@ -55,6 +56,17 @@ class NormalSpace:
     def random(self, density: float, rng: np.random.Generator) -> Any:
         """An architecture whose every connection is kept with probability `density`."""
         return random_genotype(self.spec, self.layout.scope, density, rng)
+
+    def transferred(self, genotype: Any) -> Any:
+        """An architecture found in another macro-structure, for this one; see `Genotype.transferred`.
+
+        Raises:
+            UserError: it is of another space.
+        """
+        if genotype.space != self.full().space:
+            raise UserError(f"--genotype: is of the space '{genotype.space}', the recipe's network of "
+                            f"'{self.full().space}'; choose a recipe of its space")
+        return genotype.transferred(self.spec)
 
     def widened(self, widths: Optional[Sequence[int]]) -> Any:
         """The macro-structure at other widths (None: its own)."""

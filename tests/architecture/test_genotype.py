@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 
@@ -270,3 +271,14 @@ def test_full_has_everything(spec, scope):
         assert genotype.reduction(unit) == ("conv1x1", "conv3x3")
     with pytest.raises(UserError, match="scope"):
         Genotype.full(spec, "some")
+
+
+def test_a_shared_block_goes_into_a_network_of_another_number_of_stages():
+    topology = BlockTopology(2, ("sep_conv_3x3", "max_pool_3x3"))
+    three, four, two = (NetworkSpec(topology, "cifar", (1,) * n, (4,) * n, 10, (3, 32, 32)) for n in (3, 4, 2))
+    found = dataclasses.replace(Genotype.full(three, "share"), reductions=(("conv1x1",), ("conv3x3",)))
+    assert found.transferred(four).reductions == (("conv1x1",), ("conv3x3",), ("conv1x1", "conv3x3"))
+    assert found.transferred(two).reductions == (("conv1x1",),)
+    found.transferred(four).check_fits(four)
+    full = Genotype.full(three, "full")
+    assert full.transferred(four) is full

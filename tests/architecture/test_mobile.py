@@ -22,12 +22,13 @@ LAYOUT = MobileLambdas(TINY)
 
 
 def test_the_six_operations():
-    assert set(MOBILE_OPERATIONS) == {f"mb{expansion}_{kernel}x{kernel}" for kernel in (3, 5, 7) for expansion in (3, 6)}
+    assert set(MOBILE_OPERATIONS) == {"mb3_3x3", "mb6_3x3", "mb3_5x5", "mb6_5x5", "mb3_7x7", "mb6_7x7"}
     assert (MOBILE_OPERATIONS["mb6_7x7"].kernel, MOBILE_OPERATIONS["mb6_7x7"].expansion) == (7, 6)
 
 
 @pytest.mark.parametrize("name, widths", [
-    ("gpu", [32, 56, 112, 128, 256, 432]), ("cpu", [32, 48, 88, 104, 216, 360]), ("mobile", [32, 40, 80, 96, 192, 320])])
+    ("gpu", [32, 56, 112, 128, 256, 432]), ("cpu", [32, 48, 88, 104, 216, 360]),
+    ("mobile", [32, 40, 80, 96, 192, 320])])
 def test_macro_structures(name, widths):
     spec = MobileSpec.named(name)
     assert list(spec.widths) == widths and len(spec.units()) == 21
@@ -93,7 +94,8 @@ def lambdas(**units):
 
 
 def test_pruning():
-    result = prune_mobile(LAYOUT, lambdas(stage1_unit1=[0, -1, 0], stage1_unit2=[0, 0.5, 0], stage2_unit2=[0.1, 0, 0.2]))
+    result = prune_mobile(LAYOUT, lambdas(stage1_unit1=[0, -1, 0], stage1_unit2=[0, 0.5, 0],
+                                          stage2_unit2=[0.1, 0, 0.2]))
     blocks = result.genotype.blocks
     assert blocks["stage1_unit1"] == () and blocks["stage1_unit2"] == ("mb6_3x3",)
     assert blocks["stage2_unit2"] == ("mb3_3x3", "mb3_5x5") and blocks["stage2_unit1"] == TINY.operations
