@@ -71,6 +71,7 @@ fuzz: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks

@@ -82,18 +82,19 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
         from dso_nas.training.parallel import choose_contexts
 
         contexts = choose_contexts(options.gpus, options.cpus)
-        run = _run_maker(task)(recipe, folder, options.data_dir, contexts, options.kvstore, options.resume)
+        run = run_maker(task)(recipe, folder, options.data_dir, contexts, options.kvstore, options.resume)
         dataset = run.dataset
         folder.record_run()
-        recipe.save(folder.recipe)
-        workers.check_same("start", {"recipe": np.frombuffer(folder.recipe.read_bytes(), np.uint8),
+        folder.announce_recipe(recipe.to_yaml())
+        workers.check_same("start", {"recipe": np.frombuffer(recipe.to_yaml().encode(), np.uint8),
                                      "number of images": np.array([len(dataset.train), len(dataset.test)])})
         print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.test):,} test images; "
               f"recipe {recipe.name} on {', '.join(map(str, contexts))}", flush=True)
         _carry_out(options.stage, run, genotype)
 
 
-def _run_maker(task: str) -> Callable[..., Any]:
+def run_maker(task: str) -> Callable[..., Any]:
+    """What makes the `Run` of a task, 'classification' or 'segmentation'; MXNet is loaded by this."""
     if task == "segmentation":
         from dso_nas.stages.segmentation import segmentation_run
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dso_nas.architecture.mobile import MobileLambdas, MobileUnit
 from dso_nas.architecture.mobile_cost import mobile_operation_cost
-from dso_nas.architecture.mobile_genotype import MobileGenotype, prune_mobile
+from dso_nas.architecture.mobile_genotype import prune_mobile
 from dso_nas.budgets.latency import Measure, RemovalLatencies, equation_factors, published_factors
 from dso_nas.budgets.regularizer import Gamma, LatencyRegularizer, Regularizer
 
@@ -105,7 +105,7 @@ class MobileRemovals(RemovalLatencies):
     def _size(self) -> int:
         return len(self._spec.operations)
 
-    def _without_each(self, genotype: MobileGenotype) -> Iterator[Tuple[str, int, MobileGenotype]]:
+    def _without_each(self, genotype: Any) -> Iterator[Tuple[str, int, Any]]:
         for unit in self._spec.units():
             live = genotype.block(unit)
             for name in live if unit.shortcut or len(live) > 1 else ():
@@ -113,7 +113,7 @@ class MobileRemovals(RemovalLatencies):
                 yield (unit.name, genotype.operations.index(name),
                        dataclasses.replace(genotype, blocks=fewer))
 
-    def _digest(self, genotype: MobileGenotype) -> bytes:
+    def _digest(self, genotype: Any) -> bytes:
         """The same for networks that compute the same on the same sizes: like blocks may stand in any order."""
         alike: Dict[str, list] = {}
         for unit in self._spec.units():

@@ -66,7 +66,7 @@ class Network(HybridBlock):
     (logits, auxiliary logits). `units` that take drop-path multipliers say how many in `num_paths`.
     """
 
-    def __init__(self, spec: NetworkSpec, units: Sequence[HybridBlock], head: Optional[HybridBlock] = None,
+    def __init__(self, spec: Any, units: Sequence[HybridBlock], head: Optional[HybridBlock] = None,
                  auxiliary: Optional[HybridBlock] = None, auxiliary_at: int = 0,
                  stem: Optional[HybridBlock] = None) -> None:
         super().__init__(prefix="")

@@ -89,8 +89,8 @@ class MobileNetwork(Section):
             if (getattr(self, name) is not None) != custom:
                 yield name, "must be given where network.macro is custom, and only there"
         for name in ("blocks", "strides") if custom else ():
-            if len(getattr(self, name)) != len(self.widths):
-                yield name, f"must have one entry for each of the {len(self.widths)} groups of network.widths"
+            if len(getattr(self, name)) != self.stages:
+                yield name, f"must have one entry for each of the {self.stages} groups of network.widths"
 
 
 SPACES = {"normal": Network, "mobile": MobileNetwork}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -130,12 +130,12 @@ class _Page:
         corners = ([left, left, right, right], [middle, middle + below, middle + below, middle])
         self.axes.plot(*corners, color=PLAIN, linestyle=SHORTCUT_DOTS, linewidth=1.2, gid=f"{name}_shortcut")
 
-    def line(self, ends: Tuple[float, float], y: float, name: str, style: object = "-") -> None:
+    def line(self, ends: Tuple[float, float], y: float, name: str, style: Any = "-") -> None:
         self.axes.plot(ends, (y, y), color=PLAIN, linestyle=style, linewidth=1.4, gid=f"{name}_line", zorder=1)
 
     def legend(self) -> None:
         kernels = sorted({MOBILE_OPERATIONS[name].kernel for name in self.genotype.operations})
-        handles: List[object] = [Patch(facecolor=tint(KERNEL_COLORS[kernel]), edgecolor=KERNEL_COLORS[kernel],
+        handles: List[Any] = [Patch(facecolor=tint(KERNEL_COLORS[kernel]), edgecolor=KERNEL_COLORS[kernel],
                                        label=f"kernel {kernel}×{kernel}") for kernel in kernels]
         handles.append(Line2D([], [], color=PLAIN, linestyle=SHORTCUT_DOTS, label="shortcut"))
         self.axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(SIDE, self.y),
@@ -143,7 +143,7 @@ class _Page:
                          borderaxespad=0)
         self.y += LEGEND
 
-    def write(self, x: float, y: float, text: str, size: float, **more: object) -> None:
+    def write(self, x: float, y: float, text: str, size: float, **more: Any) -> None:
         self.axes.text(x, y, text, fontsize=size, va="center", **more)
 
 

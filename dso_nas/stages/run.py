@@ -213,6 +213,7 @@ class Run:
         cadence, setting = self.recipe.checkpoint, self._setting(task.name)
         if latest is not None and not latest.meta["position"]["ended"]:
             check_setting(task.name, latest.meta.get("setting", {}), setting)
+        self.folder.keep_recipe()
         with Monitor(self.folder.path, task.name) as monitor:
             Loop(task, checkpoints, monitor, cadence.every_steps, cadence.every_minutes, setting).run(latest)
 

@@ -8,6 +8,7 @@ from typing import Any, Optional, Tuple
 
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.genotypes import load_genotype
+from dso_nas.cli import run_maker
 from dso_nas.errors import UserError
 from dso_nas.recipes import load_recipe
 
@@ -81,19 +82,10 @@ def _of_run(options: argparse.Namespace) -> Source:
     folder = WorkFolder(options.run)
     recipe = load_recipe(folder.recipe)
     genotype = load_genotype(options.genotype or folder.genotype)
-    made = _run_maker(recipe)(recipe, folder, options.data_dir, [mx.cpu()], None, True)
+    task = "segmentation" if recipe.segmentation else "classification"
+    made = run_maker(task)(recipe, folder, options.data_dir, [mx.cpu()], None, True)
     phase, network = retrained_network(made, genotype)
     return network, phase.space.spec.image_shape, Normalisation(phase.dataset.mean, phase.dataset.std)
-
-
-def _run_maker(recipe: Any) -> Any:
-    if recipe.segmentation is not None:
-        from dso_nas.stages.segmentation import segmentation_run
-
-        return segmentation_run
-    from dso_nas.stages.classification import classification_run
-
-    return classification_run
 
 
 def _of_checkpoint(options: argparse.Namespace) -> Source:

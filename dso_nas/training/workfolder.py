@@ -68,6 +68,7 @@ class WorkFolder:
         self.path = Path(path)
         self.pretrain, self.search, self.retrain = (self.path / stage for stage in _STAGES)
         self.recipe = self.path / "recipe.yaml"
+        self._recipe_text: Optional[str] = None
         self.genotype = self.search / "genotype.json"
         self.metrics = self.path / "metrics.jsonl"
         self.report_json = self.path / "report.json"
@@ -152,6 +153,19 @@ class WorkFolder:
         path = self.path / name
         write_durably(path, [stream.getvalue()])
         return path
+
+    def announce_recipe(self, text: str) -> None:
+        """Note a run's resolved recipe (YAML): written when training begins, so that a refused run keeps the old one."""
+        self._recipe_text = text
+
+    def keep_recipe(self) -> None:
+        """Write the announced recipe, if there is one.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if self._recipe_text is not None:
+            write_durably(self.recipe, [self._recipe_text.encode()])
 
     def record_run(self) -> None:
         """Add `describe_environment()` to `run.json`, a list with an entry for every start in this folder.
