@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Any, Dict, Union
 
 from dso_nas.architecture import genotype_file
 from dso_nas.architecture.genotype import Genotype
@@ -10,7 +10,7 @@ from dso_nas.architecture.mobile_genotype import MobileGenotype
 
 AnyGenotype = Union[Genotype, MobileGenotype]
 
-_BY_SPACE = {genotype_file.SPACE: Genotype, genotype_file.MOBILE: MobileGenotype}
+_BY_SPACE: Dict[str, Any] = {genotype_file.SPACE: Genotype, genotype_file.MOBILE: MobileGenotype}
 
 
 def load_genotype(path: str) -> AnyGenotype:

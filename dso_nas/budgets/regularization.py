@@ -179,7 +179,7 @@ def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float, g
     Raises:
         UserError: there is none.
     """
-    rules = MOBILE_RULES if isinstance(layout, MobileLambdas) else RULES
+    rules: Mapping[Tuple[str, str], Any] = MOBILE_RULES if isinstance(layout, MobileLambdas) else RULES
     if (kind, rule) not in rules:
         known = ", ".join(sorted({f"{name} by {by}" for name, by in rules}))
         raise UserError(f"search.regularization: there is no {kind} by {rule}, there are {known}")

@@ -57,6 +57,11 @@ def total(F: Any, terms: Sequence[Any]) -> Any:
     return terms[0] if len(terms) == 1 else F.add_n(*terms)
 
 
+def passed_on(F: Any, x: Any) -> Any:
+    """`x` itself, as an operation: a compiled block that returns its very input gives it no gradient."""
+    return F.identity(x)
+
+
 def _output_name(node: Node) -> str:
     return f"output_{node[0]}_{node[1]}"
 
@@ -132,7 +137,7 @@ class SearchBlock(Block):
     def hybrid_forward(self, F: Any, x: Any, **parameters: Any) -> Any:
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.genotype.outputs:
-            return self._shortcut(x)
+            return passed_on(F, self._shortcut(x))
         rows = self._rows(F, parameters)
         # stack and reshape rather than expand_dims and reshape_like: a static executor does those in place, in oneDNN's
         # layout of what they view, and gradients come out wrong.
@@ -224,7 +229,7 @@ class DerivedBlock(Block):
     def hybrid_forward(self, F: Any, x: Any, paths: Optional[Any] = None, **parameters: Any) -> Any:
         """(B, C, H, W) and, with drop path, (B, num_paths) -> (B, C, H, W)."""
         if not self.genotype.outputs:
-            return self._shortcut(x)
+            return passed_on(F, self._shortcut(x))
         columns_left = iter(() if paths is None else split(F, paths, self.num_paths, axis=1))
         hidden: Dict[Node, Any] = {INPUT: x}
         for level, nodes in self._levels():

@@ -24,10 +24,12 @@ def path_probabilities(network: Any, rate: float, rule: str) -> np.ndarray:
 
     `rule` is 'published' (`published_probability`) or 'uniform' (`rate` everywhere).
     """
-    parts = []
+    parts = [np.zeros(0)]
     for block in network.units:
-        probability = rate if rule == "uniform" else published_probability(network.spec, block.unit, rate)
-        parts.append(np.full(getattr(block, "num_paths", 0), probability))
+        paths = getattr(block, "num_paths", 0)
+        if paths:
+            probability = rate if rule == "uniform" else published_probability(network.spec, block.unit, rate)
+            parts.append(np.full(paths, probability))
     return np.concatenate(parts)
 
 

@@ -16,7 +16,7 @@ from dso_nas.architecture.mobile import (
     MobileUnit,
 )
 from dso_nas.architecture.mobile_genotype import MobileGenotype
-from dso_nas.networks.blocks import columns, total
+from dso_nas.networks.blocks import columns, passed_on, total
 from dso_nas.networks.network import Network
 from dso_nas.networks.operations import batch_norm, convolution
 
@@ -106,7 +106,7 @@ class MobileBlock(HybridBlock):
     def hybrid_forward(self, F: Any, x: Any, scales: Optional[Any] = None) -> Any:
         """(B, C, H, W) -> (B, C', H/stride, W/stride), sizes rounded up."""
         if not self._branches:
-            return x
+            return passed_on(F, x)
         branches = [branch(x) for branch in self._branches]
         mixed = total(F, branches) if scales is None else self._scaled(F, branches, scales)
         return mixed + x if self.unit.shortcut else mixed

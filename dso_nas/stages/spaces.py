@@ -11,6 +11,7 @@ from dso_nas.architecture.genotype import SHARED
 from dso_nas.networks.derived import DerivedNetwork
 from dso_nas.networks.mobile import MobileNetwork, MobileSuperNet
 from dso_nas.networks.supernet import SuperNet
+from dso_nas.reporting.mobile_picture import draw_mobile
 from dso_nas.reporting.structure import draw_structure
 
 
@@ -53,8 +54,6 @@ class MobileSpace(spaces.MobileSpace, NormalSpace):
 
     def draw(self, genotype: Any, stem: str, values: Mapping[str, np.ndarray], title: str) -> None:
         """See NormalSpace; as Fig. 7 has it."""
-        from dso_nas.reporting.mobile_picture import draw_mobile
-
         draw_mobile(genotype, self.spec, stem, title)
 
 

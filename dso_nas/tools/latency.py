@@ -96,7 +96,8 @@ class Bench:
         for name, layer in timed_layers(self.spec).items():
             entries[name] = measure_layer(layer, self.context, *self._how)
         batch, statistic, _ = self._how
-        return LatencyTable(table_space(self.spec), str(self.context), batch, statistic, describe_environment(), entries)
+        space = table_space(self.spec)
+        return LatencyTable(space, str(self.context), batch, statistic, describe_environment(), entries)
 
     def network(self, genotype: Any) -> Any:
         """The measured `Latency` of a genotype's network."""

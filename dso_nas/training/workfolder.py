@@ -155,7 +155,7 @@ class WorkFolder:
         return path
 
     def announce_recipe(self, text: str) -> None:
-        """Note a run's resolved recipe (YAML): written when training begins, so that a refused run keeps the old one."""
+        """Note a run's resolved recipe (YAML): written when training begins, a refused run keeps the old one."""
         self._recipe_text = text
 
     def keep_recipe(self) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from dso_nas.architecture.cost import AUX_CHANNELS
 from dso_nas.architecture.genotype import BlockGenotype, Genotype, GenotypeError
+from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.networks.derived import DerivedNetwork, auxiliary_position
 from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.supernet import SuperNet
 
 SPEC = NetworkSpec(
     BlockTopology(2, ("sep_conv_3x3", "max_pool_3x3")), "cifar", (1, 1, 1), (4, 8, 16), 10, (3, 32, 32)
@@ -78,3 +80,24 @@ def test_a_genotype_of_another_network_is_refused():
     )
     with pytest.raises(GenotypeError):
         DerivedNetwork(SPEC, Genotype.full(other, "share"))
+
+
+@pytest.mark.parametrize("kind", ["derived", "supernet"])
+def test_a_compiled_block_that_is_its_shortcut_alone_hands_the_gradient_on(kind):
+    spec = NetworkSpec(SPEC.topology, "cifar", (2,), (4,), 10, (3, 8, 8))
+    full = Genotype.full(spec, "full")
+    empty = BlockGenotype.from_mask(spec.topology, np.zeros(spec.topology.num_connections, bool))
+    genotype = Genotype(spec.topology, "full", {**full.blocks, "stage1_unit2": empty}, full.reductions)
+    made = DerivedNetwork(spec, genotype) if kind == "derived" else SuperNet(LambdaLayout(spec, "full"), genotype)
+    made.initialize(PublishedInitializer())
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            made.hybridize_segments()
+        with mx.autograd.record():
+            loss = (made(images()[:, :, :8, :8]) ** 2).sum()
+        loss.backward()
+        gradients.append(made.collect_params()["conv0_weight"].grad().asnumpy())
+        made.collect_params()["conv0_weight"].zero_grad()
+    assert np.abs(gradients[0]).max() > 0
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-4, abs=1e-5 * np.abs(gradients[0]).max())
