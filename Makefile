@@ -1,5 +1,5 @@
 # make demo     the three stages on the images in this repository, in minutes; the report is runs/demo/report.md
-# make test     the tests            make lint     the style
+# make test     the tests            make lint     the style and the types
 # make torture  runs killed anywhere, resumed and compared     make fuzz      hostile files     make test-onnx
 # make bench    the measurements     make clean    away with .venv and the caches (runs/ stays)
 #

@@ -114,11 +114,11 @@ def _carry_out(stage: str, run: Any, genotype: Optional[AnyGenotype]) -> None:
     if stage in ("pretrain", "all"):
         pretrain(run.before_search())
     if stage in ("search", "all"):
-        genotype = search(run)
+        found = search(run)
         print(f"found: {run.folder.genotype}, drawn in {run.folder.search / 'structure.png'}", flush=True)
-    if stage == "all":
-        compare(run, genotype)
-        print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
+        if stage == "all":
+            compare(run, found)
+            print(f"{run.folder.report_md.read_text()}\n{run.folder.report_md}")
     if stage in ("retrain", "evaluate"):
         genotype = run.space.transferred(genotype) if genotype else load_genotype(run.folder.genotype)
         values = retrain(run, genotype) if stage == "retrain" else evaluate(run, genotype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, cast
 
 import mxnet as mx
 import numpy as np
@@ -88,7 +88,7 @@ def network_spec(
     widths = tuple(filters * 2**stage for stage in range(len(units)))
     blocks = tuple(count - 1 for count in units)
     topology = BlockTopology(num_layers, OPERATIONS, "previous" if name == "imagenet_search_full" else "all")
-    return NetworkSpec(topology, stem, blocks, widths, num_classes, tuple(image_shape))
+    return NetworkSpec(topology, stem, blocks, widths, num_classes, cast(Tuple[int, int, int], tuple(image_shape)))
 
 
 def with_loss(network: Network, smoothing: float = 0.0) -> mx.sym.Symbol:

@@ -60,13 +60,12 @@ class BlockGenotype:
             ValueError: the mask holds a connection that cannot be used; prune it first.
         """
         vectors = topology.unpack(np.asarray(mask, bool))
-        after = vectors.pop(AFTER)
         connections = {
-            node: tuple(source for source, live in zip(topology.predecessors(node[0]), vector) if live)
-            for node, vector in vectors.items()
-            if vector.any()
+            node: tuple(source for source, live in zip(topology.predecessors(node[0]), vectors[node]) if live)
+            for node in topology.nodes()
+            if node in vectors and vectors[node].any()
         }
-        block = cls(connections, tuple(node for node, live in zip(topology.nodes(), after) if live))
+        block = cls(connections, tuple(node for node, live in zip(topology.nodes(), vectors[AFTER]) if live))
         problem = block.find_problem()
         if problem:
             raise ValueError(f"the mask is not pruned: {problem[0]}: {problem[1]}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Dict, Mapping, Set, Tuple
+from pathlib import Path
+from typing import Any, Dict, Mapping, Set, Tuple, Union
 
 import numpy as np
 
@@ -88,7 +89,7 @@ class Genotype:
         if self.scope == "full":
             self._check_blocks({unit.name for unit in spec.block_units()})
 
-    def save(self, path: str) -> None:
+    def save(self, path: Union[str, Path]) -> None:
         """Write the JSON file; a reader sees the old file or the new one, never a part.
 
         Raises:
@@ -98,7 +99,7 @@ class Genotype:
         write_durably(path, [text.encode("utf-8")])
 
     @classmethod
-    def load(cls, path: str) -> Genotype:
+    def load(cls, path: Union[str, Path]) -> Genotype:
         """Read and check a JSON file.
 
         Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple, Union
 
 from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError, node_name
 from dso_nas.architecture.lambdas import SCOPES
@@ -32,7 +33,7 @@ _NODE = re.compile(r"([1-9][0-9]{0,3})\.([1-9][0-9]{0,3})")
 _UNIT = re.compile(r"stage[1-9][0-9]{0,3}_unit[1-9][0-9]{0,3}")
 
 
-def read(path: str) -> Any:
+def read(path: Union[str, Path]) -> Any:
     """The JSON content of a file of at most MAX_BYTES, without duplicate keys and non-finite numbers.
 
     Raises:

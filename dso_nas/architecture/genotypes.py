@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict, Union
 
 from dso_nas.architecture import genotype_file
@@ -13,7 +14,7 @@ AnyGenotype = Union[Genotype, MobileGenotype]
 _BY_SPACE: Dict[str, Any] = {genotype_file.SPACE: Genotype, genotype_file.MOBILE: MobileGenotype}
 
 
-def load_genotype(path: str) -> AnyGenotype:
+def load_genotype(path: Union[str, Path]) -> AnyGenotype:
     """Read and check a genotype's JSON file, of the search space that it names.
 
     Raises:

@@ -95,7 +95,7 @@ class LambdaLayout:
         names = self.names_of(unit)
         whole = REDUCTION if unit.kind == "reduction" else PACKED
         vector = self._entries(unit.name, vectors, self._size(whole)).astype(np.float32)
-        parts = {whole: vector} if whole in names else self.spec.topology.unpack(vector)
+        parts: Mapping[Key, np.ndarray] = {whole: vector} if whole in names else self.spec.topology.unpack(vector)
         return {name: parts[key].reshape(1, -1) for key, name in names.items()}
 
     @staticmethod

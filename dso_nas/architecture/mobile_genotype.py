@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class MobileGenotype:
             if not self.blocks[name] and not unit.shortcut:
                 raise GenotypeError(f"blocks.{name}: is empty, and has no shortcut that could stand for it")
 
-    def save(self, path: str) -> None:
+    def save(self, path: Union[str, Path]) -> None:
         """Write the JSON file, whole or not at all.
 
         Raises:
@@ -84,7 +85,7 @@ class MobileGenotype:
         write_durably(path, [text.encode("utf-8")])
 
     @classmethod
-    def load(cls, path: str) -> MobileGenotype:
+    def load(cls, path: Union[str, Path]) -> MobileGenotype:
         """Read and check a JSON file.
 
         Raises:

@@ -17,6 +17,7 @@ from dso_nas.architecture.topology import (
     INPUT,
     REDUCTION_OPERATIONS,
     BlockTopology,
+    Key,
     NetworkSpec,
     Node,
     Unit,
@@ -48,7 +49,7 @@ def prune_block(topology: BlockTopology, vector: np.ndarray) -> np.ndarray:
     nodes = [node for node in topology.nodes() if node[0] > 1]
     reached = _reached(topology, positive)
     useful = np.concatenate([[False], positive[AFTER] & reached[1:]])
-    kept = {AFTER: useful[1:].copy()}
+    kept: Dict[Key, np.ndarray] = {AFTER: useful[1:].copy()}
     for node in reversed(nodes):
         sources = _sources(topology, node)
         kept[node] = positive[node] & reached[sources] & useful[1 + topology.output_index(node)]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Type
 
 import numpy as np
 
 from dso_nas.architecture.mobile import MobileLambdas, MobileUnit
 from dso_nas.architecture.mobile_cost import mobile_operation_cost
 from dso_nas.architecture.mobile_genotype import prune_mobile
-from dso_nas.budgets.latency import Measure, RemovalLatencies, equation_factors, published_factors
+from dso_nas.budgets.latency import RemovalLatencies, equation_factors, published_factors
 from dso_nas.budgets.regularizer import Gamma, LatencyRegularizer, Regularizer
 
 
@@ -73,9 +73,6 @@ class MobileAdaptiveLatency(LatencyRegularizer):
     factors = staticmethod(equation_factors)
     layout: MobileLambdas
 
-    def __init__(self, layout: MobileLambdas, gamma: float, gamma_base: float, measure: Measure) -> None:
-        super().__init__(layout, gamma, gamma_base, MobileRemovals(layout.spec, measure))
-
     def gamma(self, values: Mapping[str, Any]) -> Gamma:
         """See Regularizer."""
         vectors = self.layout.to_units(values)
@@ -115,7 +112,7 @@ class MobileRemovals(RemovalLatencies):
 
     def _digest(self, genotype: Any) -> bytes:
         """The same for networks that compute the same on the same sizes: like blocks may stand in any order."""
-        alike: Dict[str, list] = {}
+        alike: Dict[str, List[List[str]]] = {}
         for unit in self._spec.units():
             place = f"{unit.stage} {unit.in_channels} {unit.stride}"
             alike.setdefault(place, []).append(list(genotype.block(unit)))
@@ -123,7 +120,7 @@ class MobileRemovals(RemovalLatencies):
         return hashlib.sha1(content.encode()).digest()
 
 
-MOBILE_RULES = {
+MOBILE_RULES: Dict[Tuple[str, str], Type[Regularizer]] = {
     ("uniform", "equation"): MobileRegularizer,
     ("uniform", "published"): MobileRegularizer,
     ("adaptive_flops", "equation"): MobileAdaptiveFlops,

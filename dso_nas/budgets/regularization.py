@@ -8,7 +8,7 @@ Every rule is a `Regularizer` registered in `RULES` under the recipe's name for 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from dso_nas.architecture.genotype import SHARED
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.mobile import MobileLambdas
 from dso_nas.architecture.pruning import prune, prune_block
-from dso_nas.architecture.topology import AFTER, BlockTopology, Node, Unit
-from dso_nas.budgets.latency import Measure, RemovalLatencies, equation_factors, published_factors
+from dso_nas.architecture.topology import AFTER, BlockTopology, Key, Node, Unit
+from dso_nas.budgets.latency import Measure, equation_factors, published_factors
 from dso_nas.budgets.mobile_regularization import MOBILE_RULES
 from dso_nas.budgets.regularizer import Gamma, LatencyRegularizer, Regularizer
 from dso_nas.errors import UserError
@@ -85,8 +85,8 @@ class PublishedAdaptiveFlops(_BlockRegularizer):
     def _factor(self, vector: np.ndarray) -> np.ndarray:
         topology = self.layout.spec.topology
         parts = topology.unpack(vector)
-        convolutions = sum(bool((parts[key] > 0).any()) for key in parts
-                           if key != AFTER and topology.operation(key).kind == "sep_conv")
+        convolutions = sum(bool((parts[node] > 0).any()) for node in topology.nodes()
+                           if node in parts and topology.operation(node).kind == "sep_conv")
         count = 2 + convolutions + np.count_nonzero(parts[AFTER] > 0)
         return np.full(topology.num_connections, (count + 1) / (6 * topology.levels + 1))
 
@@ -137,9 +137,6 @@ class AdaptiveLatency(LatencyRegularizer, _BlockRegularizer):
 
     factors = staticmethod(equation_factors)
 
-    def __init__(self, layout: LambdaLayout, gamma: float, gamma_base: float, measure: Measure) -> None:
-        super().__init__(layout, gamma, gamma_base, RemovalLatencies(layout.spec, measure))
-
     def epoch_begins(self, values: Mapping[str, Any]) -> None:
         """See Regularizer."""
         latencies = self._removals.of(prune(self.layout, values).genotype)
@@ -158,7 +155,7 @@ class PublishedAdaptiveLatency(AdaptiveLatency):
     factors = staticmethod(published_factors)
 
 
-RULES = {
+RULES: Dict[Tuple[str, str], Type[Regularizer]] = {
     ("uniform", "equation"): Regularizer,
     ("uniform", "published"): Regularizer,
     ("adaptive_flops", "equation"): AdaptiveFlops,
@@ -185,13 +182,15 @@ def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float, g
         raise UserError(f"search.regularization: there is no {kind} by {rule}, there are {known}")
     chosen = rules[(kind, rule)]
     if issubclass(chosen, LatencyRegularizer):
+        assert measure is not None
         return chosen(layout, gamma, gamma_base, measure)
     return chosen(layout, gamma)
 
 
 def entries(topology: BlockTopology, value: Callable[[Node, str], float]) -> np.ndarray:
     """A packed vector whose entries are `value(node, 'operation' or 'output')` of what each connection feeds."""
-    vectors = {key: np.full(topology.size(key), value(key, "operation")) for key in topology.keys() if key != AFTER}
+    vectors: Dict[Key, np.ndarray] = {node: np.full(topology.size(node), value(node, "operation"))
+                                      for node in topology.nodes() if node[0] > 1}
     vectors[AFTER] = np.array([value(node, "output") for node in topology.nodes()])
     return topology.pack(vectors)
 
@@ -200,8 +199,8 @@ def _costs_by_part(layout: LambdaLayout, unit: Unit) -> Dict[Tuple[Node, str], C
     """Costs of the completely connected block's operations and output convolutions."""
     topology = layout.spec.topology
     full = BlockGenotype.from_mask(topology, np.ones(topology.num_connections, bool))
-    rows = [row for row in block_cost(layout.spec, unit, full).rows if row.layer.node is not None]
-    return {(row.layer.node, _part(row)): row.cost for row in rows}
+    rows = block_cost(layout.spec, unit, full).rows
+    return {(row.layer.node, _part(row)): row.cost for row in rows if row.layer.node is not None}
 
 
 def _part(row: CostRow) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, Union
+from typing import Any, Callable, Dict, Mapping, Type, Union
 
 import numpy as np
 
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.budgets.latency import RemovalLatencies
+from dso_nas.budgets.latency import Measure, RemovalLatencies
 
 Gamma = Union[float, Dict[str, np.ndarray]]
 
@@ -43,14 +43,15 @@ class LatencyRegularizer(Regularizer):
     """A rule that is renewed at each epoch's start from latencies without each live connection.
 
     Before the first epoch all connections have the same gamma, `gamma` + `gamma_base`. `factors` gives the share of
-    gamma that follows from latencies, not a number for a dead connection.
+    gamma that follows from latencies, not a number for a dead connection; `removals` makes what measures them.
     """
 
     factors: Callable[[np.ndarray], np.ndarray]
+    removals: Type[RemovalLatencies] = RemovalLatencies
 
-    def __init__(self, layout: LambdaLayout, gamma: float, gamma_base: float, removals: RemovalLatencies) -> None:
+    def __init__(self, layout: LambdaLayout, gamma: float, gamma_base: float, measure: Measure) -> None:
         super().__init__(layout, gamma)
-        self._removals = removals
+        self._removals = self.removals(layout.spec, measure)
         self._gamma_base = gamma_base
         self._gamma: Gamma = gamma + gamma_base
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Tuple, TypeVar
+from typing import Any, Callable, Dict, Protocol, Tuple, TypeVar
 
 from dso_nas.errors import UserError
 
 # What a network of a macro-structure and a genotype costs; it grows with the widths.
 CostOf = Callable[[Any, Any], float]
-Spec = TypeVar("Spec")
+Spec = TypeVar("Spec", bound="Scalable")
 
 LARGEST = 64.0
 # The widest stage a recipe may have, 65,536 channels, is one channel wide at this.
@@ -16,6 +16,13 @@ SMALLEST = 2.0**-17
 TOLERANCE = 0.02
 LATENCY_TOLERANCE = 0.05
 _HALVINGS = 40
+
+
+class Scalable(Protocol):
+    """A macro-structure that is to be had at other widths."""
+
+    def scaled(self, multiplier: float) -> Any:
+        """The same with every width times `multiplier`."""
 
 
 def fit(spec: Spec, genotype: Any, cost: CostOf, target: float, tolerance: float, what: str,

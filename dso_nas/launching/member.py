@@ -43,6 +43,8 @@ class Member:
             guarded = ["ssh", *SSH_OPTIONS, host, _remote_line(guarded, environment)]
         self._process = subprocess.Popen(guarded, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdin is not None
+        self._orders = self._process.stdin
         self._pumps = [self._pump(self._process.stdout, sys.stdout, f"[{role} {number}] "),
                        self._pump(self._process.stderr, sys.stderr, f"[{role} {number}] ")]
 
@@ -77,8 +79,8 @@ class Member:
     def send(self, number: int) -> None:
         """Send a signal to the command alone, wherever it runs."""
         with suppress(OSError, ValueError):
-            self._process.stdin.write(b"%d\n" % number)
-            self._process.stdin.flush()
+            self._orders.write(b"%d\n" % number)
+            self._orders.flush()
 
     def kill(self) -> None:
         """End the command and all that it started: a local process group at once, a remote one through its guard."""
@@ -87,7 +89,7 @@ class Member:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         with suppress(OSError):
-            self._process.stdin.close()
+            self._orders.close()
 
     def reap(self) -> None:
         """Wait for what `kill` ended, and for the rest of its output."""

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from itertools import chain
 from numbers import Real
-from typing import Any, Callable, Mapping, Sequence, Union
+from typing import Any, Callable, Mapping, NoReturn, Sequence, Union
 
 import mxnet as mx
 import numpy as np
+from mxnet.ndarray import NDArray
 
 from dso_nas.errors import UserError
 from dso_nas.optimizers.schedules import apg_momentum
 
-NDArray = mx.nd.NDArray
 Momentum = Union[float, str, Callable[[int], float]]
 Gamma = Union[float, Mapping[str, Any]]
 
@@ -148,7 +148,8 @@ class APGNAG(mx.optimizer.Optimizer):
         states: Sequence[NDArray],
     ) -> None:
         self._update_count(indices)
-        lambdas, others = [], []
+        lambdas: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
         for parameter in zip(indices, weights, grads, states):
             is_lambda = self._name(parameter[0]).startswith(self.lambda_name)
             (lambdas if is_lambda else others).append(parameter)
@@ -199,7 +200,7 @@ class APGNAG(mx.optimizer.Optimizer):
         _descend(directions, velocities, plus, rescale_grad=mu)
         _descend(weights, directions, lrs)
 
-    def _scaling(self) -> dict[str, float]:
+    def _scaling(self) -> dict[str, Any]:
         return {"rescale_grad": self.rescale_grad, "clip_gradient": self.clip_gradient or -1.0}
 
     def _get_wds(self, indices: Sequence[Any]) -> list[float]:
@@ -228,7 +229,7 @@ class APGNAG(mx.optimizer.Optimizer):
             self._fail(f"gamma of '{name}': its shape is {gamma.shape}, the lambda's {point.shape}")
         return gamma
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, message: str) -> NoReturn:
         # On a kvstore this runs in a callback from C++ that drops exceptions: assert_thresholded repeats it.
         self._failure = UserError(message)
         raise self._failure
@@ -282,7 +283,7 @@ def _momentum_schedule(momentum: Momentum) -> Callable[[int], float]:
 
 
 def _checked_momentum(value: Any) -> float:
-    if not isinstance(value, Real) or not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise UserError(f"momentum: must be a number from 0 to below 1, not {value!r}")
     return float(value)
 

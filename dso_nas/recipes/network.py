@@ -88,8 +88,8 @@ class MobileNetwork(Section):
         for name in ("stem_width", "first_width", "widths", "blocks", "strides", "feature_width"):
             if (getattr(self, name) is not None) != custom:
                 yield name, "must be given where network.macro is custom, and only there"
-        for name in ("blocks", "strides") if custom else ():
-            if len(getattr(self, name)) != self.stages:
+        for name, entries in (("blocks", self.blocks), ("strides", self.strides)) if custom else ():
+            if entries is not None and len(entries) != self.stages:
                 yield name, f"must have one entry for each of the {self.stages} groups of network.widths"
 
 

@@ -31,6 +31,7 @@ class KeyProblem(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
 class Section:
     """A part of a recipe: a frozen dataclass of keys."""
 

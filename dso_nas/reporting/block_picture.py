@@ -126,9 +126,10 @@ def draw_box(
     axes.add_patch(box)
 
 
-def tint(color: str) -> Tuple[float, ...]:
+def tint(color: str) -> Tuple[float, float, float]:
     """A light shade of a colour, on which black text reads well."""
-    return tuple(1 - 0.22 * (1 - part) for part in to_rgb(color))
+    red, green, blue = (1 - 0.22 * (1 - part) for part in to_rgb(color))
+    return red, green, blue
 
 
 def _draw_shortcut(axes: Axes, drawing: Drawing) -> None:

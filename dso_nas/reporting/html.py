@@ -15,9 +15,9 @@ from dso_nas.errors import UserError
 from dso_nas.reporting.block_svg import block_svg
 from dso_nas.reporting.charts import FRACTIONS, curves
 from dso_nas.reporting.markup import element, escape, json_script, markdown_sections, table
-from dso_nas.reporting.run_files import RunFiles, flattened, last_values
+from dso_nas.reporting.run_files import RunFiles, last_values
 from dso_nas.reporting.slides import Row, Slides, make_slides
-from dso_nas.reporting.tables import percent, report_markdown
+from dso_nas.reporting.tables import flattened, percent, report_markdown
 
 REPORT = "report.html"
 _PAGE = Path(__file__).parent / "page"

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dso_nas.architecture.block_genotype import node_name
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology
+from dso_nas.architecture.topology import AFTER, REDUCTION_OPERATIONS, BlockTopology, Key
 from dso_nas.reporting.block_picture import readable
 from dso_nas.reporting.canvas import PLAIN, house_style, save_figure
 
@@ -132,7 +132,7 @@ def _reduction_panel(layout: LambdaLayout, lives: Mapping[str, np.ndarray]) -> _
 def _targets(topology: BlockTopology) -> Groups:
     """The parts of a packed vector by what they lead to: every operation, then the output."""
     nodes = topology.nodes()
-    labels = {node: f"{node_name(node)} {readable(topology.operation(node).name)}" for node in nodes}
+    labels: Dict[Key, str] = {node: f"{node_name(node)} {readable(topology.operation(node).name)}" for node in nodes}
     return tuple((labels.get(key, _OUTPUT), topology.size(key)) for key in topology.keys())
 
 

@@ -138,8 +138,10 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> Dict[str, Optional[float]
 def _check_summary(report: Mapping[str, Any]) -> None:
     for name, expected in summarize(report["results"]).items():
         found = report["summary"][name]
-        both = found is not None and expected is not None
-        if not (math.isclose(found, expected, abs_tol=1e-9) if both else found is expected):
+        agree = found is expected
+        if found is not None and expected is not None:
+            agree = math.isclose(found, expected, abs_tol=1e-9)
+        if not agree:
             raise _problem(f"summary.{name}", f"must be {expected}, as the results give, not {found}")
 
 

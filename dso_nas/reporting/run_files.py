@@ -8,11 +8,10 @@ from __future__ import annotations
 import functools
 import json
 import math
-import shlex
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -154,19 +153,6 @@ def lambda_history(lambdas: Mapping[str, np.ndarray]) -> List[Tuple[int, Dict[st
     before = {name: np.ones_like(array[0]) for name, array in lambdas.items()}
     return [(epoch, {name: array[epoch - 1] for name, array in lambdas.items()} if epoch else before)
             for epoch in range(epochs + 1)]
-
-
-def flattened(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, str]]:
-    """Nested keys as (words, value); lists as the command lines that they are, null left out."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from flattened(value, f"{above}{name} ")
-        elif value == []:
-            yield f"{above}{name}", "none"
-        elif isinstance(value, list):
-            yield f"{above}{name}", " ".join(shlex.quote(str(item)) for item in value)
-        elif value is not None:
-            yield f"{above}{name}", str(value)
 
 
 def last_values(metrics: List[Metric]) -> Dict[Tuple[str, str], Metric]:

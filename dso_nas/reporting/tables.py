@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from dso_nas.reporting.report_schema import check_report
 
@@ -26,8 +26,8 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], align:
     lines = [[_cell(text) for text in row] for row in (headers, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines)]
     rule = ["-" * (width - 1) + (":" if side == "r" else "-") for width, side in zip(widths, align)]
-    justify = {"l": str.ljust, "r": str.rjust}
-    padded = [[justify[side](*cell) for *cell, side in zip(line, widths, align)] for line in lines]
+    justify: Dict[str, Callable[[str, int], str]] = {"l": str.ljust, "r": str.rjust}
+    padded = [[justify[side](text, width) for text, width, side in zip(line, widths, align)] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:]))
 
 
@@ -81,7 +81,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         *_listed("Warnings of the search", report["search"]["warnings"]),
         *_listed("Notes", report["notes"]),
         "## Environment",
-        markdown_table(("", "value"), list(_flattened(report["environment"])), "ll"),
+        markdown_table(("", "value"), list(flattened(report["environment"])), "ll"),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -146,7 +146,7 @@ def _spread(mean: float, spread: float) -> str:
 
 def _comparison(report: Mapping[str, Any]) -> str:
     headers = ("architecture", "test error", "parameters", "multiply-adds", "live connections", "width")
-    rows = [
+    rows: List[Sequence[str]] = [
         (
             result["name"],
             percent(result["test_error"]),
@@ -188,11 +188,13 @@ def _listed(title: str, lines: Sequence[str]) -> List[str]:
     return [f"## {title}", "\n".join(f"- {one_line(line)}" for line in lines)] if lines else []
 
 
-def _flattened(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, str]]:
-    """Nested keys as rows of a table, lists as the command lines that they are; null is left out."""
+def flattened(section: Mapping[str, Any], above: str = "") -> Iterator[Tuple[str, str]]:
+    """Nested keys as (words, value), the rows of a table; lists as the command lines that they are, null left out."""
     for name, value in section.items():
         if isinstance(value, dict):
-            yield from _flattened(value, f"{above}{name} ")
+            yield from flattened(value, f"{above}{name} ")
+        elif value == []:
+            yield f"{above}{name}", "none"
         elif isinstance(value, list):
             yield f"{above}{name}", " ".join(shlex.quote(str(item)) for item in value)
         elif value is not None:

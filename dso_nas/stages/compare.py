@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.width import fit
 from dso_nas.errors import UserError
@@ -25,13 +25,13 @@ class Contender(NamedTuple):
 
     name: str
     kind: str
-    genotype: Genotype
+    genotype: AnyGenotype
     spec: NetworkSpec
     multiplier: float
     folder: str
 
 
-def contenders(run: Run, genotype: Genotype) -> List[Contender]:
+def contenders(run: Run, genotype: AnyGenotype) -> List[Contender]:
     """The found architecture, and those the recipe compares it with at the same parameters.
 
     Raises:
@@ -52,8 +52,8 @@ def contenders(run: Run, genotype: Genotype) -> List[Contender]:
     return found
 
 
-def _random_fit(run: Run, genotype: Genotype, base: NetworkSpec, target: int,
-                index: int) -> Tuple[Genotype, NetworkSpec, float]:
+def _random_fit(run: Run, genotype: AnyGenotype, base: NetworkSpec, target: int,
+                index: int) -> Tuple[AnyGenotype, NetworkSpec, float]:
     """A random architecture as dense as the found one that some width brings to `target` parameters."""
     density = run.space.live(genotype) / run.space.live(run.space.full())
     rng = np.random.default_rng(np.random.SeedSequence(run.recipe.seed, spawn_key=(index,)))
@@ -67,7 +67,7 @@ def _random_fit(run: Run, genotype: Genotype, base: NetworkSpec, target: int,
                     f"{run.recipe.compare.tolerance:g} of {target:,} parameters; raise it")
 
 
-def fit_parameters(run: Run, base: NetworkSpec, genotype: Genotype, target: int) -> Tuple[NetworkSpec, float]:
+def fit_parameters(run: Run, base: NetworkSpec, genotype: AnyGenotype, target: int) -> Tuple[NetworkSpec, float]:
     """`base` at the width that gives a genotype `target` parameters, and the multiplier.
 
     Raises:
@@ -77,7 +77,7 @@ def fit_parameters(run: Run, base: NetworkSpec, genotype: Genotype, target: int)
                run.recipe.compare.tolerance, "parameters")
 
 
-def compare(run: Run, genotype: Genotype) -> Dict[str, Any]:
+def compare(run: Run, genotype: AnyGenotype) -> Dict[str, Any]:
     """Train every contender alike, write `report.json` and `report.md`, and return the report."""
     results = []
     for number, contender in enumerate(contenders(run, genotype)):
@@ -103,7 +103,7 @@ def _result(run: Run, contender: Contender, error: float) -> Dict[str, Any]:
     }
 
 
-def _report_head(run: Run, genotype: Genotype) -> Dict[str, Any]:
+def _report_head(run: Run, genotype: AnyGenotype) -> Dict[str, Any]:
     full = run.space.full()
     source = genotype.source
     return {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.stages.retrain import build_derived, retrain_spec
 from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.training.learner import Learner, load_parameters
 
 
-def evaluate(run: Run, genotype: Genotype) -> Dict[str, float]:
+def evaluate(run: Run, genotype: AnyGenotype) -> Dict[str, float]:
     """Test values, `test_error` (a fraction) among them, of the network in the run's `retrain` folder.
 
     Raises:
@@ -20,7 +20,7 @@ def evaluate(run: Run, genotype: Genotype) -> Dict[str, float]:
     return phase.test(Learner(network, run.contexts, phase.loss(), run.kvstore))
 
 
-def retrained_network(run: Run, genotype: Genotype) -> Tuple[Run, Any]:
+def retrained_network(run: Run, genotype: AnyGenotype) -> Tuple[Run, Any]:
     """The last phase of the run's retraining and its network, as the checkpoint in the run's `retrain` folder has it.
 
     Raises:

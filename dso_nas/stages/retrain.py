@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.drop_path import draw_paths, path_probabilities
 from dso_nas.networks.network import PublishedInitializer
@@ -24,7 +24,7 @@ class RetrainTask(Task):
     `values` are those of the last epoch's end, `test_error` (a fraction) among them; before the first that is 1.
     """
 
-    def __init__(self, run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0,
+    def __init__(self, run: Run, spec: NetworkSpec, genotype: AnyGenotype, number: int = 0,
                  epochs: Optional[int] = None, name: str = "retrain") -> None:
         settings = run.recipe.retrain
         self.name = name
@@ -80,7 +80,7 @@ class RetrainTask(Task):
         self.values = dict(meta["values"])
 
 
-def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> Any:
+def build_derived(run: Run, spec: NetworkSpec, genotype: AnyGenotype) -> Any:
     """The derived network with what the recipe's retraining adds to it, compiled, with initial values."""
     network = run.space.derived(spec, genotype, run.recipe.retrain)
     network.initialize(PublishedInitializer(), ctx=list(run.contexts))
@@ -88,7 +88,7 @@ def build_derived(run: Run, spec: NetworkSpec, genotype: Genotype) -> Any:
     return network
 
 
-def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
+def retrain_spec(run: Run, genotype: AnyGenotype) -> Tuple[NetworkSpec, float]:
     """The macro-structure to retrain at, and its multiplier over the recipe's widths.
 
     Raises:
@@ -98,13 +98,13 @@ def retrain_spec(run: Run, genotype: Genotype) -> Tuple[NetworkSpec, float]:
     return target_spec(run, run.space.widened(run.recipe.retrain.widths), genotype)
 
 
-def retrain(run: Run, genotype: Genotype) -> Dict[str, float]:
+def retrain(run: Run, genotype: AnyGenotype) -> Dict[str, float]:
     """Run the stage and return the test values at its end, `test_error` (a fraction) among them."""
     spec, _ = retrain_spec(run, genotype)
     return train_derived(run, spec, genotype)
 
 
-def train_derived(run: Run, spec: NetworkSpec, genotype: Genotype, number: int = 0, epochs: Optional[int] = None,
+def train_derived(run: Run, spec: NetworkSpec, genotype: AnyGenotype, number: int = 0, epochs: Optional[int] = None,
                   folder: str = "retrain") -> Dict[str, float]:
     """Train a derived network through all phases of the run's retraining in `folder`; its test values at the end."""
     before = run.lent()

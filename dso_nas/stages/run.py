@@ -6,17 +6,15 @@ import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.topology import NetworkSpec
-from dso_nas.data.arrays import ImageArrays, ImageDataset
+from dso_nas.architecture.genotypes import AnyGenotype
+from dso_nas.data.arrays import ImageArrays
 from dso_nas.data.augmentation import Augmentation
-from dso_nas.data.batches import Batches
+from dso_nas.data.batches import Batches, OrderedBatches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
@@ -27,6 +25,7 @@ from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
 from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.memory import Loss
 from dso_nas.training.monitor import Monitor
 from dso_nas.training.workers import workers
 from dso_nas.training.workfolder import WorkFolder
@@ -36,11 +35,14 @@ EVALUATION_BATCH = 250
 
 @dataclasses.dataclass
 class Run:
-    """One run: a recipe on a data set in a work folder, on some devices."""
+    """One run: a recipe on a data set in a work folder, on some devices.
+
+    `dataset` is an `ImageDataset`; a subclass may take another set, with parts and batches of its own.
+    """
 
     recipe: Recipe
     folder: WorkFolder
-    dataset: ImageDataset
+    dataset: Any
     contexts: Sequence[mx.Context]
     kvstore: Optional[str] = "device"
     resume: bool = False
@@ -62,12 +64,12 @@ class Run:
         return make_space(network, classes, (channels, height, width))
 
     @property
-    def spec(self) -> NetworkSpec:
+    def spec(self) -> Any:
         """The supernet's macro-structure."""
         return self.space.spec
 
     @property
-    def layout(self) -> LambdaLayout:
+    def layout(self) -> Any:
         """The supernet's lambda parameters."""
         return self.space.layout
 
@@ -105,7 +107,7 @@ class Run:
         """Images of the batch of which `data` is this worker's part; None where every worker has the whole."""
         return None
 
-    def batches(self, arrays: ImageArrays, batch_size: int, stream: str, cutout: int) -> Batches:
+    def batches(self, arrays: ImageArrays, batch_size: int, stream: str, cutout: int) -> OrderedBatches:
         """Augmented training batches."""
         data = self.recipe.data
         augmentation = Augmentation(self.dataset.mean, self.dataset.std, data.padding, data.flip, cutout)
@@ -117,7 +119,7 @@ class Run:
             return self.plain_batches(self.part("lambdas"))
         return self.plain_batches(self.part("test"))
 
-    def plain_batches(self, arrays: ImageArrays) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    def plain_batches(self, arrays: ImageArrays) -> Iterable[Tuple[np.ndarray, np.ndarray]]:
         """All images in stored order, normalised only."""
         size = min(EVALUATION_BATCH, len(arrays))
         augmentation = Augmentation(self.dataset.mean, self.dataset.std)
@@ -133,7 +135,7 @@ class Run:
         sequence = np.random.SeedSequence(self.recipe.seed, spawn_key=place)
         mx.random.seed(int(sequence.generate_state(1)[0] >> 1) + workers().rank)
 
-    def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> ClassificationLoss:
+    def loss(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> Loss:
         """What training minimises, and what counts as an error."""
         return ClassificationLoss(smoothing, auxiliary_weight)
 
@@ -146,7 +148,7 @@ class Run:
         """All test values that `evaluate` (the stage) prints."""
         return self.evaluate(learner, self.plain_batches(self.part("test")), "test")
 
-    def supernet(self, genotype: Optional[Genotype] = None) -> Any:
+    def supernet(self, genotype: Optional[AnyGenotype] = None) -> Any:
         """The supernet of what `genotype` keeps, compiled, with the seed's initial values."""
         network = self.space.supernet(genotype)
         mx.random.seed(self.recipe.seed)

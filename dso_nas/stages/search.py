@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.pruning import PruneResult
 from dso_nas.budgets.latency import measure_built
 from dso_nas.budgets.layer_latency import layer_counts, load_table
@@ -52,7 +52,7 @@ class SearchTask(Task):
             self.epochs * taken(self.steps_per_epoch(), *settings.ratio)[1], self._values)
         self._build(run.space.full())
 
-    def _milliseconds(self, genotype: Genotype) -> float:
+    def _milliseconds(self, genotype: Any) -> float:
         """Measured latency of a genotype's network on the first device; all workers take the first one's."""
         settings = self._settings
         if self._table is not None:
@@ -75,13 +75,13 @@ class SearchTask(Task):
         factor = 1.0 if self._steering is None else self._steering.factor
         self._apg_nag.set_gamma(scaled_gamma(self._regularizer.gamma(values), factor))
 
-    def _steer(self, before: Mapping[str, np.ndarray]) -> None:
+    def _steer(self, steering: Steering, before: Mapping[str, np.ndarray]) -> None:
         """After a lambda step of a search that has a target."""
-        for name, value in self._steering.after_step(self._lambda_steps, before, self._current()).items():
+        for name, value in steering.after_step(self._lambda_steps, before, self._current()).items():
             self.network.lambdas[name].set_data(value)
         self._set_gamma(self._current())
 
-    def _build(self, genotype: Genotype) -> None:
+    def _build(self, genotype: AnyGenotype) -> None:
         """Make the supernet of `genotype`, its learner and optimizers, without values yet."""
         run, settings = self._run, self._settings
         self.genotype = genotype
@@ -109,9 +109,9 @@ class SearchTask(Task):
             self._set_gamma(values)
         ratio = self._settings.ratio
         begun = dict(zip((WEIGHTS, LAMBDAS), taken(start, *ratio)))
-        sources = [self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS)]
+        weights, lambdas = (self._batches[kind].epoch(epoch, begun[kind]) for kind in (WEIGHTS, LAMBDAS))
         step = epoch * self.steps_per_epoch() + start
-        for kind, (data, labels) in alternate(*sources, *ratio, start=start):
+        for kind, (data, labels) in alternate(weights, lambdas, *ratio, start=start):
             step += 1
             if self._run.draws:
                 self._run.seed_step(step)
@@ -121,10 +121,11 @@ class SearchTask(Task):
                 rate = self._lambda_rate(rate)
                 if self._regularizer.changes:
                     self._set_gamma(self._current())
-            before = self._current() if self._steering is not None and kind == LAMBDAS else None
+            steering = self._steering if kind == LAMBDAS else None
+            before = self._current() if steering is not None else {}
             result = self.learner.step(kind, data, labels, rate, images=self._run.whole(data))
-            if before is not None:
-                self._steer(before)
+            if steering is not None:
+                self._steer(steering, before)
             yield kind, result
             if self._on_target():
                 return
@@ -150,8 +151,9 @@ class SearchTask(Task):
             self._rebuild(pruned)
         if self._steering is not None:
             values["flops_share"] = self._flops_share(pruned.values)
-            if self._ends(epoch) and not self._on_target():
-                self.warnings.append(self._steering.verdict())
+            verdict = self._steering.verdict() if self._ends(epoch) else None
+            if verdict is not None:
+                self.warnings.append(verdict)
         return {**values, **self._seen(epoch, pruned)}
 
     def _seen(self, epoch: int, pruned: PruneResult) -> Dict[str, Any]:
@@ -240,7 +242,7 @@ class SearchTask(Task):
         self.learner.load_state(arrays)
 
 
-def search(run: Run) -> Genotype:
+def search(run: Run) -> AnyGenotype:
     """Run the stage and write `search/genotype.json`, `search/lambdas.npz` and the picture of what was found.
 
     Raises:

@@ -82,6 +82,7 @@ class SegmentationRun(Run):
     @property
     def settings(self) -> Segmentation:
         """The recipe's section."""
+        assert self.recipe.segmentation is not None
         return self.recipe.segmentation
 
     @functools.cached_property
@@ -146,6 +147,7 @@ class SegmentationRun(Run):
 
     def before_search(self) -> Run:
         """See Run: the feature extractor's."""
+        assert self.backbone is not None
         return self.backbone
 
     def pretrained(self) -> Optional[Checkpoint]:
@@ -163,7 +165,7 @@ class SegmentationRun(Run):
 
     def phases(self) -> List[Tuple[Run, str]]:
         """The feature extractor on classification (unless another run lends it), then the recipe's phases."""
-        own = [] if self.settings.retrained_from else [(self.backbone, "backbone")]
+        own: List[Tuple[Run, str]] = [] if self.settings.retrained_from else [(self.before_search(), "backbone")]
         return own + [(self._phase(phase), f"phase-{number}")
                       for number, phase in enumerate(self.settings.phases, start=1)]
 
@@ -174,9 +176,12 @@ class SegmentationRun(Run):
         return finished_checkpoint(Path(self.settings.retrained_from) / "retrain", "retrain")
 
     def _phase(self, phase: Phase) -> SegmentationRun:
-        name = phase.dataset or self.settings.dataset
-        dataset = self.dataset if name == self.settings.dataset else self.load(name)
-        return dataclasses.replace(self, dataset=dataset, recipe=_phase_recipe(self.recipe, phase))
+        name, dataset = phase.dataset or self.settings.dataset, self.dataset
+        if name != self.settings.dataset:
+            assert self.load is not None
+            dataset = self.load(name)
+        recipe = _phase_recipe(self.recipe, phase, self.settings.auxiliary_weight)
+        return dataclasses.replace(self, dataset=dataset, recipe=recipe)
 
     def notes(self, results: Sequence[Mapping[str, Any]]) -> List[str]:
         """See Run."""
@@ -211,11 +216,11 @@ def _values(metric: SegmentationMetric, prefix: str) -> Dict[str, float]:
             f"{prefix}_pixel_accuracy": values["pixel_accuracy"]}
 
 
-def _phase_recipe(recipe: Recipe, phase: Phase) -> Recipe:
+def _phase_recipe(recipe: Recipe, phase: Phase, auxiliary_weight: float) -> Recipe:
     """The recipe with a phase's training as its retraining."""
     names = {field.name for field in dataclasses.fields(phase)} - {"dataset"}
     training = {name: getattr(phase, name) for name in names}
-    retrain = Retrain(**training, auxiliary_weight=recipe.segmentation.auxiliary_weight,
+    retrain = Retrain(**training, auxiliary_weight=auxiliary_weight,
                       drop_path=recipe.retrain.drop_path, drop_path_rule=recipe.retrain.drop_path_rule)
     return dataclasses.replace(recipe, retrain=retrain)
 

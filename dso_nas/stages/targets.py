@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, Dict, Tuple
 
-from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.budgets.latency import measure_built
 from dso_nas.budgets.width import LATENCY_TOLERANCE, TOLERANCE, fit
@@ -24,7 +24,7 @@ _COUNTS = {
 LATENCY_FILE = "latency_width.json"
 
 
-def target_spec(run: Run, spec: NetworkSpec, genotype: Genotype) -> Tuple[NetworkSpec, float]:
+def target_spec(run: Run, spec: NetworkSpec, genotype: AnyGenotype) -> Tuple[NetworkSpec, float]:
     """`spec` at the width that the recipe's `retrain` section asks for, and the multiplier.
 
     Counts come within 2 % of the target, a latency measured on the run's first device within 5 %.
@@ -37,13 +37,13 @@ def target_spec(run: Run, spec: NetworkSpec, genotype: Genotype) -> Tuple[Networ
     if name is None:
         return spec.scaled(settings.width_multiplier), settings.width_multiplier
     if name == "target_latency":
-        return _latency_spec(run, spec, genotype, settings.target_latency)
+        return _latency_spec(run, spec, genotype, getattr(settings, name))
     field, unit = _COUNTS[name]
     return fit(spec, genotype, lambda wider, kept: getattr(run.space.cost(wider, kept).total, field),
                getattr(settings, name), TOLERANCE, unit)
 
 
-def _latency_spec(run: Run, spec: NetworkSpec, genotype: Genotype, target: float) -> Tuple[NetworkSpec, float]:
+def _latency_spec(run: Run, spec: NetworkSpec, genotype: AnyGenotype, target: float) -> Tuple[NetworkSpec, float]:
     """As `target_spec`; a run keeps the width it has once found, as no two measurements are the same."""
     found = {"target_latency": target, "genotype": {**genotype.to_json(), "source": {}}, "spec": repr(spec)}
     multiplier = workers().first(_remembered(run, found))
@@ -70,7 +70,7 @@ def _remembered(run: Run, wanted: Dict[str, Any]) -> float:
     return multiplier if content == json.loads(json.dumps(wanted)) else 0.0
 
 
-def milliseconds(run: Run, spec: NetworkSpec, genotype: Genotype) -> float:
+def milliseconds(run: Run, spec: NetworkSpec, genotype: AnyGenotype) -> float:
     """Measured latency of a derived network, as the recipe's `search.latency_*` keys say; all workers take the first's.
 
     Raises:

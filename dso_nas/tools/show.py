@@ -19,9 +19,9 @@ from dso_nas.reporting.html import report_html
 from dso_nas.reporting.lives import draw_life
 from dso_nas.reporting.mobile_picture import draw_mobile
 from dso_nas.reporting.plots import draw_search
-from dso_nas.reporting.run_files import RunFiles, flattened, lambda_history, last_values
+from dso_nas.reporting.run_files import RunFiles, lambda_history, last_values
 from dso_nas.reporting.structure import draw_structure
-from dso_nas.reporting.tables import markdown_table, verdict
+from dso_nas.reporting.tables import flattened, markdown_table, verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,8 @@ from dso_nas.networks.derived import DerivedNetwork
 from tests.symbol_counts import nodes_of
 
 SPEC = NetworkSpec(BlockTopology(2, tuple(OPERATIONS)), "cifar", (1, 2), (4, 6), 10, (3, 9, 7))
-TABLE = LatencyTable(table_space(SPEC), "cpu(0)", 1, "median", {}, {name: Entry(1.0, 0.0) for name in timed_layers(SPEC)})
+TABLE = LatencyTable(table_space(SPEC), "cpu(0)", 1, "median", {},
+                     {name: Entry(1.0, 0.0) for name in timed_layers(SPEC)})
 
 
 @pytest.mark.parametrize("spec", [SPEC, dataclasses.replace(SPEC, stem="imagenet", image_shape=(3, 33, 29))])

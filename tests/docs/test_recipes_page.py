@@ -1,4 +1,4 @@
-"""docs/recipes.md has every key as the schema has it; `python tests/docs/test_recipes_page.py` writes its table anew."""
+"""docs/recipes.md has every key as the schema has it; `python tests/docs/test_recipes_page.py` rewrites its table."""
 
 import dataclasses
 import re

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dso_nas.errors import UserError
-from dso_nas.reporting.run_files import RunFiles, flattened, lambda_history, read_lambdas
+from dso_nas.reporting.run_files import RunFiles, lambda_history, read_lambdas
 from tests.run_folders import EPOCHS, make_run_folder
 
 
@@ -103,8 +103,3 @@ def test_the_fixtures_lambdas_die(tmp_path):
     lambdas = RunFiles(make_run_folder(tmp_path / "run")).lambdas
     alive = sum((array > 0).sum(axis=1) for array in lambdas.values())
     assert len(alive) == EPOCHS and (np.diff(alive) <= 0).all() and 0 < alive[-1] < alive[0]
-
-
-def test_a_command_is_one_that_can_be_pasted():
-    entry = {"command": ["a", "b c"], "commit": None, "machine": {"name": "x", "gpus": []}}
-    assert dict(flattened(entry)) == {"command": "a 'b c'", "machine name": "x", "machine gpus": "none"}

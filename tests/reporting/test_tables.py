@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dso_nas.errors import UserError
-from dso_nas.reporting.tables import duration, markdown_table, percent, quantity, report_markdown, verdict
+from dso_nas.reporting.tables import (
+    duration,
+    flattened,
+    markdown_table,
+    percent,
+    quantity,
+    report_markdown,
+    verdict,
+)
 
 
 def test_tables_line_up_and_escape():
@@ -144,3 +152,8 @@ def test_a_wrong_report_is_not_written_about(make_report):
     report["results"][0]["test_error"] = 2.74
     with pytest.raises(UserError, match="test_error"):
         report_markdown(report)
+
+
+def test_a_command_is_one_that_can_be_pasted():
+    entry = {"command": ["a", "b c"], "commit": None, "machine": {"name": "x", "gpus": []}}
+    assert dict(flattened(entry)) == {"command": "a 'b c'", "machine name": "x", "machine gpus": "none"}

@@ -24,7 +24,8 @@ from dso_nas.training.workfolder import WorkFolder
 
 SHORT = ["network.widths=[2,2,4,4]", "network.operations=[sep_conv_3x3, avg_pool_3x3]", "search.epochs=3",
          "search.gamma=0.3", "search.batch_size=8", "segmentation.crop=32", "segmentation.head_channels=4",
-         "pretrain.batch_size=40", "retrain.batch_size=40", "compare.tolerance=0.5", "segmentation.auxiliary_weight=0.4"]
+         "pretrain.batch_size=40", "retrain.batch_size=40", "compare.tolerance=0.5",
+         "segmentation.auxiliary_weight=0.4"]
 
 
 @pytest.fixture
