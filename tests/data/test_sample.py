@@ -87,7 +87,7 @@ def test_the_builder_is_deterministic_and_keeps_labels_with_images(tmp_path: Pat
         assert np.bincount(stored["test_labels"]).tolist() == [200] * 10
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"\x00\x00\x08\x03" + bytes(12) + b"x")])
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"\x00\x00\x08\x03" + bytes(12) + b"x", mtime=0)])
 def test_the_builder_names_a_bad_file(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match="train-images-idx3-ubyte.gz"):
         sample.build_sample(tmp_path, tmp_path / "out.npz")
