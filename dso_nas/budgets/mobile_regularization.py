@@ -63,38 +63,6 @@ class MobileAdaptiveMac(MobileRegularizer):
         return self._shares[unit.name]
 
 
-class MobileAdaptiveLatency(LatencyRegularizer):
-    """Eq. 19: the share of gamma that the network's latency without an operation gives it, plus gamma_0.
-
-    Smallest and largest are taken over all live operations of the network that can be removed, at each epoch's start.
-    """
-
-    changes = True
-    factors = staticmethod(equation_factors)
-    layout: MobileLambdas
-
-    def gamma(self, values: Mapping[str, Any]) -> Gamma:
-        """See Regularizer."""
-        vectors = self.layout.to_units(values)
-        free = self.layout.from_units({unit.name: _chosen_from(unit, vectors[unit.name])
-                                       for unit in self.layout.spec.units()})
-        return {name: array * (self._gamma[name] if isinstance(self._gamma, dict) else np.float32(self._gamma))
-                for name, array in free.items()}
-
-    def epoch_begins(self, values: Mapping[str, Any]) -> None:
-        """See Regularizer."""
-        latencies = self._removals.of(prune_mobile(self.layout, values).genotype)
-        by_block = dict(zip(latencies, self.factors(np.stack(list(latencies.values())))))
-        self._gamma = {name: self.base * array + np.float32(self._gamma_base)
-                       for name, array in self.layout.from_units(by_block).items()}
-
-
-class PublishedMobileAdaptiveLatency(MobileAdaptiveLatency):
-    """By the published code's rule: all of gamma for the operation that slows the network most, half for the least."""
-
-    factors = staticmethod(published_factors)
-
-
 class MobileRemovals(RemovalLatencies):
     """Latencies of a network without each of its live operations that can go."""
 
@@ -118,6 +86,39 @@ class MobileRemovals(RemovalLatencies):
             alike.setdefault(place, []).append(list(genotype.block(unit)))
         content = json.dumps({place: sorted(blocks) for place, blocks in alike.items()})
         return hashlib.sha1(content.encode()).digest()
+
+
+class MobileAdaptiveLatency(LatencyRegularizer):
+    """Eq. 19: the share of gamma that the network's latency without an operation gives it, plus gamma_0.
+
+    Smallest and largest are taken over all live operations of the network that can be removed, at each epoch's start.
+    """
+
+    changes = True
+    factors = staticmethod(equation_factors)
+    removals = MobileRemovals
+    layout: MobileLambdas
+
+    def gamma(self, values: Mapping[str, Any]) -> Gamma:
+        """See Regularizer."""
+        vectors = self.layout.to_units(values)
+        free = self.layout.from_units({unit.name: _chosen_from(unit, vectors[unit.name])
+                                       for unit in self.layout.spec.units()})
+        return {name: array * (self._gamma[name] if isinstance(self._gamma, dict) else np.float32(self._gamma))
+                for name, array in free.items()}
+
+    def epoch_begins(self, values: Mapping[str, Any]) -> None:
+        """See Regularizer."""
+        latencies = self._removals.of(prune_mobile(self.layout, values).genotype)
+        by_block = dict(zip(latencies, self.factors(np.stack(list(latencies.values())))))
+        self._gamma = {name: self.base * array + np.float32(self._gamma_base)
+                       for name, array in self.layout.from_units(by_block).items()}
+
+
+class PublishedMobileAdaptiveLatency(MobileAdaptiveLatency):
+    """By the published code's rule: all of gamma for the operation that slows the network most, half for the least."""
+
+    factors = staticmethod(published_factors)
 
 
 MOBILE_RULES: Dict[Tuple[str, str], Type[Regularizer]] = {

@@ -182,7 +182,6 @@ def make_regularizer(layout: LambdaLayout, kind: str, rule: str, gamma: float, g
         raise UserError(f"search.regularization: there is no {kind} by {rule}, there are {known}")
     chosen = rules[(kind, rule)]
     if issubclass(chosen, LatencyRegularizer):
-        assert measure is not None
         return chosen(layout, gamma, gamma_base, measure)
     return chosen(layout, gamma)
 

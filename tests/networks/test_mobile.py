@@ -168,13 +168,14 @@ def test_a_lambdas_gradient_is_the_slope_of_the_loss():
             assert gradient[entry] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6), name
 
 
-def after_a_step(genotype, run):
+def after_a_step(genotype, run, compiled=True):
     network = MobileSuperNet(LAYOUT, genotype)
     mx.random.seed(3)
     network.initialize(PublishedInitializer())
     for parameter in network.lambdas.values():
         parameter.grad_req = "add"
-    network.hybridize_segments()
+    if compiled:
+        network.hybridize_segments()
     outputs, losses = run(network)
     arrays = {"outputs": outputs.asnumpy(), "losses": losses.asnumpy()}
     for name, parameter in network.collect_params().items():
@@ -193,6 +194,16 @@ def test_mirrored_equals_unmirrored(groups, pruned):
     assert set(found) == set(expected)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
+
+
+def test_compiled_blocks_that_are_their_shortcut_alone_hand_the_gradient_on():
+    blocks = {unit.name: () if unit.shortcut else ("mb3_5x5",) for unit in TINY.units()}
+    batch = images(6), mx.nd.array([0, 1, 2, 3, 4, 0]), ClassificationLoss()
+    plain, compiled = (after_a_step(MobileGenotype(TINY.operations, blocks), lambda network: forward_backward(
+        network, *batch), compile_it) for compile_it in (False, True))
+    assert np.abs(plain["conv0_weight"]).max() > 0
+    for name, array in plain.items():
+        np.testing.assert_allclose(compiled[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
 
 
 def test_segments_are_those_of_the_plan():
