@@ -147,9 +147,10 @@ def _profiles(source: str, tree: Mapping[str, Any]) -> Mapping[str, Tree]:
 
 def _override_layer(text: str) -> _Layer:
     """The mapping that one `--set KEY=VALUE` means; the value is YAML."""
-    path, equals, value = text.partition("=")
-    parts = path.strip().split(".")
-    if not equals or not all(parts) or not path.strip().isprintable():
+    key, equals, value = text.partition("=")
+    path = key.strip()
+    parts = path.split(".")
+    if not equals or not all(parts) or not path.isprintable():
         raise UserError(f"--set {show(text)}: must look like KEY=VALUE, such as search.gamma=0.01")
     if parts == ["profile"]:
         raise UserError("--set profile: a profile is more than its name; use --profile")
