@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from typing import Any, Dict, Iterator
 
 import matplotlib
@@ -14,13 +15,15 @@ from dso_nas.errors import UserError
 DPI = 150
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
-OPERATION_COLORS = {
+# An operation that has no colour of its own yet is grey.
+OPERATION_COLORS: Dict[str, str] = defaultdict(lambda: "#8C8C8C")
+OPERATION_COLORS.update({
     "sep_conv_3x3": "#0072B2",
     "sep_conv_5x5": "#009E73",
     "sep_conv_7x7": "#56B4E9",
     "max_pool_3x3": "#D55E00",
     "avg_pool_3x3": "#E69F00",
-}
+})
 REDUCTION_COLOR = "#CC79A7"
 INK = "#222222"
 PLAIN = "#555555"
