@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dso_nas.data.arrays import ImageArrays, ImageDataset
 from dso_nas.data.record_files import ImageRecord, bad_record, read_image_records
@@ -155,6 +155,8 @@ def _open_image(path: Path, number: int, encoded: bytes) -> Image.Image:
 
 
 def _pixels(path: Path, number: int, picture: Image.Image) -> np.ndarray:
+    # GluonCV, where it is loaded, lets Pillow pass a cut-off image as whole, for all of the process.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         return np.asarray(picture.convert("RGB"))
     except Exception as error:  # As above.

@@ -202,3 +202,9 @@ def test_damaged_files_only_raise_user_errors(
         load_records(path, max_gigabytes=0.1)
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.fixture(autouse=True)
+def pillow_lets_cut_images_pass(monkeypatch):
+    """As where GluonCV is loaded."""
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import Tuple
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from dso_nas.data.preparation.pictures import Picture
 from dso_nas.data.records import encode_image
@@ -40,6 +40,8 @@ class Encoding:
             UserError: the image is damaged, of another format, or of too many pixels.
         """
         content = picture.read()
+        # See records.py: GluonCV may have told Pillow otherwise.
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 if image.width * image.height > _LARGEST:
