@@ -14,6 +14,7 @@ from dso_nas.budgets.layer_latency import layer_counts, load_table
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.budgets.steering import Steering, scaled_gamma
 from dso_nas.data.alternation import LAMBDAS, WEIGHTS, alternate, steps_per_epoch, taken
+from dso_nas.errors import UserError
 from dso_nas.reporting.lives import draw_epoch
 from dso_nas.reporting.plots import draw_search
 from dso_nas.stages.run import Run, learning_rates, make_optimizer, warn, weights_of
@@ -86,6 +87,8 @@ class SearchTask(Task):
         run, settings = self._run, self._settings
         self.genotype = genotype
         self.network = run.supernet(genotype)
+        if not self.network.lambdas:
+            raise UserError("search: every connection died, and there is nothing left to search; lower search.gamma")
         self.learner = run.supernet_learner(self.network, settings.batch_size)
         self.learner.add_group(WEIGHTS, weights_of(self.network), make_optimizer(
             settings, momentum=settings.momentum, wd=settings.weight_decay))
