@@ -85,7 +85,7 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
         run = run_maker(task)(recipe, folder, options.data_dir, contexts, options.kvstore, options.resume)
         dataset = run.dataset
         folder.record_run()
-        folder.announce_recipe(recipe.to_yaml())
+        folder.announce_recipe(recipe)
         workers.check_same("start", {"recipe": np.frombuffer(recipe.to_yaml().encode(), np.uint8),
                                      "number of images": np.array([len(dataset.train), len(dataset.test)])})
         print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.test):,} test images; "

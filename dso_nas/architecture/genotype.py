@@ -6,25 +6,22 @@ A genotype holds live connections only: every operation it names has an input an
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any, Dict, Mapping, Set, Tuple, Union
+from typing import Any, Dict, Mapping, Set, Tuple
 
 import numpy as np
 
 from dso_nas.architecture import genotype_file
 from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError
-from dso_nas.architecture.genotype_file import SHARED, SPACE
+from dso_nas.architecture.genotype_file import SHARED, SPACE, GenotypeFile
 from dso_nas.architecture.lambdas import SCOPES
 from dso_nas.architecture.topology import REDUCTION_OPERATIONS, BlockTopology, NetworkSpec, Unit
 from dso_nas.errors import UserError
-from dso_nas.files import write_durably
 
 __all__ = ["SHARED", "BlockGenotype", "Genotype", "GenotypeError"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Genotype:
+class Genotype(GenotypeFile):
     """A network's architecture.
 
     `blocks` holds one block under 'shared' in scope 'share', one under each unit's name in scope 'full'.
@@ -89,26 +86,8 @@ class Genotype:
         if self.scope == "full":
             self._check_blocks({unit.name for unit in spec.block_units()})
 
-    def save(self, path: Union[str, Path]) -> None:
-        """Write the JSON file; a reader sees the old file or the new one, never a part.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        write_durably(path, [text.encode("utf-8")])
-
-    @classmethod
-    def load(cls, path: Union[str, Path]) -> Genotype:
-        """Read and check a JSON file.
-
-        Raises:
-            GenotypeError: naming the file and the key that is wrong.
-        """
-        return cls.from_json(genotype_file.read(path), str(path))
-
     def to_json(self) -> Dict[str, Any]:
-        """The file's content as plain JSON values."""
+        """See GenotypeFile."""
         return {
             "format": genotype_file.FORMAT,
             "version": genotype_file.VERSION,
@@ -122,11 +101,7 @@ class Genotype:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Genotype:
-        """Check plain JSON values and make a genotype of them; `where` (a file's name) begins every error.
-
-        Raises:
-            GenotypeError: naming `where` and the key that is wrong.
-        """
+        """See GenotypeFile."""
         return cls(**genotype_file.parse(content, where))
 
     def _check_blocks(self, needed: Set[str]) -> None:

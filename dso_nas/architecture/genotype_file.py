@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Tuple, Type, TypeVar, Union
 
 from dso_nas.architecture.block_genotype import BlockGenotype, GenotypeError, node_name
 from dso_nas.architecture.lambdas import SCOPES
@@ -18,6 +19,9 @@ from dso_nas.architecture.topology import (
     BlockTopology,
     Node,
 )
+from dso_nas.files import write_durably
+
+G = TypeVar("G", bound="GenotypeFile")
 
 FORMAT = "dso-nas-genotype"
 VERSION = 1
@@ -51,6 +55,41 @@ def read(path: Union[str, Path]) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise GenotypeError(f"{path}: not a genotype's JSON: {reason}") from error
+
+
+class GenotypeFile(abc.ABC):
+    """A genotype as a JSON file; each search space has its own content."""
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write the JSON file; a reader sees the old file or the new one, never a part.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        write_durably(path, [text.encode("utf-8")])
+
+    @classmethod
+    def load(cls: Type[G], path: Union[str, Path]) -> G:
+        """Read and check a JSON file.
+
+        Raises:
+            GenotypeError: naming the file and the key that is wrong.
+        """
+        return cls.from_json(read(path), str(path))
+
+    @abc.abstractmethod
+    def to_json(self) -> Dict[str, Any]:
+        """The file's content as plain JSON values."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_json(cls: Type[G], content: Any, where: str) -> G:
+        """Check plain JSON values and make a genotype of them; `where` (a file's name) begins every error.
+
+        Raises:
+            GenotypeError: naming `where` and the key that is wrong.
+        """
 
 
 def parse(content: Any, where: str) -> Dict[str, Any]:

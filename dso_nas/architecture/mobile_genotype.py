@@ -6,22 +6,20 @@ The search goes on until every block has one operation left, or none where a sho
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from dso_nas.architecture import genotype_file
 from dso_nas.architecture.block_genotype import GenotypeError
+from dso_nas.architecture.genotype_file import GenotypeFile
 from dso_nas.architecture.mobile import MOBILE_OPERATIONS, MobileLambdas, MobileSpec, MobileUnit
 from dso_nas.architecture.pruning import PruneResult, check_finite
 from dso_nas.errors import UserError
-from dso_nas.files import write_durably
 
 
 @dataclasses.dataclass(frozen=True)
-class MobileGenotype:
+class MobileGenotype(GenotypeFile):
     """A mobile network's architecture.
 
     `blocks` has the live ones of `operations`, the candidates, under every unit's name; none where the block is its
@@ -75,26 +73,8 @@ class MobileGenotype:
             if not self.blocks[name] and not unit.shortcut:
                 raise GenotypeError(f"blocks.{name}: is empty, and has no shortcut that could stand for it")
 
-    def save(self, path: Union[str, Path]) -> None:
-        """Write the JSON file, whole or not at all.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        write_durably(path, [text.encode("utf-8")])
-
-    @classmethod
-    def load(cls, path: Union[str, Path]) -> MobileGenotype:
-        """Read and check a JSON file.
-
-        Raises:
-            GenotypeError: naming the file and the key that is wrong.
-        """
-        return cls.from_json(genotype_file.read(path), str(path))
-
     def to_json(self) -> Dict[str, Any]:
-        """The file's content as plain JSON values."""
+        """See GenotypeFile."""
         return {
             "format": genotype_file.FORMAT,
             "version": genotype_file.VERSION,
@@ -106,11 +86,7 @@ class MobileGenotype:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> MobileGenotype:
-        """Check plain JSON values and make a genotype of them; `where` (a file's name) begins every error.
-
-        Raises:
-            GenotypeError: naming `where` and the key that is wrong.
-        """
+        """See GenotypeFile."""
         return cls(**genotype_file.parse_mobile(content, where, tuple(MOBILE_OPERATIONS)))
 
 

@@ -21,7 +21,6 @@ from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.pruning import prune_block
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.errors import UserError
-from dso_nas.networks.derived import DerivedNetwork
 
 # Of a genotype of any space.
 Measure = Callable[[Any], float]
@@ -107,17 +106,6 @@ def timed(action: Callable[[], None], context: mx.Context, protocol: str = "medi
     raise UserError(f"latency: on {context} the middle half of {plan.runs} runs is {100 * min(spreads):.0f}% of their "
                     f"median wide, more than {100 * largest_spread:g}%; free the device of other work, or allow more "
                     "(search.latency_spread, or --spread)")
-
-
-def measure_genotype(spec: NetworkSpec, genotype: Genotype, context: mx.Context, batch: int = 1,
-                     protocol: str = "median", largest_spread: float = LARGEST_SPREAD) -> Latency:
-    """`measure` of the derived network that a genotype stands for, without heads or paths that only training has.
-
-    Raises:
-        UserError: as `measure`, or the genotype does not fit the macro-structure.
-    """
-    return measure_built(lambda: DerivedNetwork(spec, genotype), context, spec.image_shape, batch, protocol,
-                         largest_spread)
 
 
 def measure_built(build: Callable[[], Any], context: mx.Context, image_shape: Tuple[int, int, int], batch: int = 1,

@@ -7,12 +7,10 @@ import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Callable, Deque, Generator, Iterable, Iterator, Tuple, TypeVar
+from typing import Any, Callable, Deque, Generator, Iterable, Iterator, Tuple, TypeVar
 
 import numpy as np
 
-from dso_nas.data.arrays import ImageArrays
-from dso_nas.data.augmentation import Augmentation
 from dso_nas.errors import UserError
 
 Batch = Tuple[np.ndarray, np.ndarray]
@@ -32,16 +30,22 @@ class OrderedBatches(abc.ABC):
         threads: that make batches side by side, ahead of the consumer.
     """
 
-    threads = 1
-
     def __init__(
-        self, count: int, batch_size: int, seed: int, stream: str, shuffle: bool = True, last: str = "discard"
+        self,
+        images: Any,
+        batch_size: int,
+        augmentation: Any,
+        seed: int,
+        stream: str,
+        shuffle: bool = True,
+        last: str = "discard",
     ) -> None:
         """Nothing is read yet.
 
         Args:
-            count: how many images there are.
-            batch_size: images in a batch, at least 1.
+            images: the set, with a length.
+            batch_size: images in a batch, at least 1; 1 where augmented images differ in size.
+            augmentation: what makes an input of an image.
             seed: the run's seed, not negative.
             stream: what the batches are for ('weights', 'lambdas', 'retrain'); sets their randomness apart.
             shuffle: a new order every epoch; else the stored one.
@@ -52,7 +56,10 @@ class OrderedBatches(abc.ABC):
         """
         if last not in ("discard", "keep"):
             raise ValueError(f"last is '{last}', not 'discard' or 'keep'")
-        self._count = count
+        count = len(images)
+        self._images = images
+        self.threads = self.useful_threads(images)
+        self._augmentation = augmentation
         self._batch_size = batch_size
         self._seed = seed
         self._stream = stream
@@ -60,6 +67,11 @@ class OrderedBatches(abc.ABC):
         self._length = (count + (batch_size - 1 if last == "keep" else 0)) // batch_size
         if not self._length:
             raise UserError(f"--batch-size {batch_size}: only {count} images for '{stream}'; give a smaller one")
+
+    @staticmethod
+    def useful_threads(images: Any) -> int:
+        """Threads that make batches of such images fastest."""
+        return 1
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -78,9 +90,9 @@ class OrderedBatches(abc.ABC):
         Yields:
             Data, float32 (batch, 3, height, width), and labels, float32 (batch, ...).
         """
-        order = np.arange(self._count)
+        order = np.arange(len(self._images))
         if self._shuffle:
-            order = self._generator(_ORDER, number).permutation(self._count)
+            order = self._generator(_ORDER, number).permutation(len(order))
         return made_ahead(partial(self._make, number, order), range(start, len(self)), self.threads)
 
     @abc.abstractmethod
@@ -98,39 +110,11 @@ class OrderedBatches(abc.ABC):
 
 
 class Batches(OrderedBatches):
-    """The batches of every epoch over an image set in memory; labels are float32 (batch,)."""
-
-    def __init__(
-        self,
-        arrays: ImageArrays,
-        batch_size: int,
-        augmentation: Augmentation,
-        seed: int,
-        stream: str,
-        shuffle: bool = True,
-        last: str = "discard",
-    ) -> None:
-        """Nothing is read yet.
-
-        Args:
-            arrays: the images.
-            batch_size: images in a batch, at least 1.
-            augmentation: what makes an input of an image.
-            seed: as `stream`, `shuffle` and `last`: see OrderedBatches.
-            stream: see `seed`.
-            shuffle: see `seed`.
-            last: see `seed`.
-
-        Raises:
-            UserError: not one batch comes out.
-        """
-        super().__init__(len(arrays), batch_size, seed, stream, shuffle, last)
-        self._arrays = arrays
-        self._augmentation = augmentation
+    """The batches of every epoch over `ImageArrays` under an `Augmentation`; labels are float32 (batch,)."""
 
     def batch(self, chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         """See OrderedBatches."""
-        return self._augmentation(self._arrays.images[chosen], rng), self._arrays.labels[chosen].astype(np.float32)
+        return self._augmentation(self._images.images[chosen], rng), self._images.labels[chosen].astype(np.float32)
 
 
 def _words(text: str) -> Tuple[int, ...]:

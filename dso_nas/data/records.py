@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
 from dso_nas.data.arrays import ImageArrays, ImageDataset
+from dso_nas.data.pictures import open_picture
 from dso_nas.data.record_files import ImageRecord, bad_record, read_image_records
 from dso_nas.data.record_writer import RecordWriter
 from dso_nas.errors import UserError
@@ -146,7 +147,7 @@ def _check_size(path: Path, size: int, max_gigabytes: float) -> None:
 def _open_image(path: Path, number: int, encoded: bytes) -> Image.Image:
     """The image with its size known and its pixels not yet decoded."""
     try:
-        picture = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        picture = open_picture(io.BytesIO(encoded), ("JPEG", "PNG"))
     except Exception as error:  # Damaged files bring nearly every exception out of a decoder.
         raise bad_record(path, number, "is no readable JPEG or PNG image") from error
     if picture.mode not in _MODES:
@@ -155,8 +156,6 @@ def _open_image(path: Path, number: int, encoded: bytes) -> Image.Image:
 
 
 def _pixels(path: Path, number: int, picture: Image.Image) -> np.ndarray:
-    # GluonCV, where it is loaded, lets Pillow pass a cut-off image as whole, for all of the process.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         return np.asarray(picture.convert("RGB"))
     except Exception as error:  # As above.

@@ -57,6 +57,16 @@ def total(F: Any, terms: Sequence[Any]) -> Any:
     return terms[0] if len(terms) == 1 else F.add_n(*terms)
 
 
+def weighted_total(F: Any, terms: Sequence[Any], row: Any) -> Any:
+    """The sum of arrays (B, C, H, W), each times its entry of `row` (1, k).
+
+    As a 1x1 convolution, whose backward is the fastest that MXNet has on the CPU.
+    """
+    stacked = F.stack(*terms, axis=1).reshape((0, 0, -3, 0))
+    mixed = F.Convolution(stacked, row.reshape((1, len(terms), 1, 1)), kernel=(1, 1), num_filter=1, no_bias=True)
+    return F.reshape_like(mixed, terms[0])
+
+
 def passed_on(F: Any, x: Any) -> Any:
     """`x` itself, as an operation: a compiled block that returns its very input gives it no gradient."""
     return F.identity(x)
@@ -278,8 +288,4 @@ class ReductionBlock(HybridBlock):
         if scales is None:
             return total(F, branches)
         positions = [REDUCTION_OPERATIONS.index(name) for name in self._kept]
-        kept = columns(F, scales, positions, len(REDUCTION_OPERATIONS))
-        stacked = F.stack(*branches, axis=1).reshape((0, 0, -3, 0))
-        mixed = F.Convolution(stacked, kept.reshape((1, len(positions), 1, 1)), kernel=(1, 1), num_filter=1,
-                              no_bias=True)
-        return F.reshape_like(mixed, branches[0])
+        return weighted_total(F, branches, columns(F, scales, positions, len(REDUCTION_OPERATIONS)))

@@ -16,7 +16,7 @@ from dso_nas.architecture.mobile import (
     MobileUnit,
 )
 from dso_nas.architecture.mobile_genotype import MobileGenotype
-from dso_nas.networks.blocks import columns, passed_on, total
+from dso_nas.networks.blocks import columns, passed_on, total, weighted_total
 from dso_nas.networks.network import Network
 from dso_nas.networks.operations import batch_norm, convolution
 
@@ -108,15 +108,11 @@ class MobileBlock(HybridBlock):
         if not self._branches:
             return passed_on(F, x)
         branches = [branch(x) for branch in self._branches]
-        mixed = total(F, branches) if scales is None else self._scaled(F, branches, scales)
+        if scales is None:
+            mixed = total(F, branches)
+        else:
+            mixed = weighted_total(F, branches, columns(F, scales, self._positions, self._candidates))
         return mixed + x if self.unit.shortcut else mixed
-
-    def _scaled(self, F: Any, branches: Sequence[Any], scales: Any) -> Any:
-        """The sum of lambda_k * h_k as a 1x1 convolution, whose backward is the fastest MXNet has on the CPU."""
-        kept = columns(F, scales, self._positions, self._candidates).reshape((1, len(branches), 1, 1))
-        stacked = F.stack(*branches, axis=1).reshape((0, 0, -3, 0))
-        mixed = F.Convolution(stacked, kept, kernel=(1, 1), num_filter=1, no_bias=True)
-        return F.reshape_like(mixed, branches[0])
 
 
 class MobileHead(HybridBlock):

@@ -95,7 +95,7 @@ def compare(run: Run, genotype: AnyGenotype) -> Dict[str, Any]:
 
 def _result(run: Run, contender: Contender, error: float) -> Dict[str, Any]:
     total = run.space.cost(contender.spec, contender.genotype).total
-    seconds = sum(_position(run, _place(contender.folder, place))["seconds"] for _, place in run.phases())
+    seconds = sum(_position(run, place)["seconds"] for _, place in run.phases(contender.folder))
     return {
         "name": contender.name, "kind": contender.kind, "parameters": total.parameters,
         "multiply_adds": total.multiply_adds, "width_multiplier": contender.multiplier, "test_error": error,
@@ -122,15 +122,11 @@ def _stages(run: Run) -> Iterator[Dict[str, Any]]:
     for stage in ("pretrain", "search", "retrain"):
         if stage == "pretrain" and not run.recipe.pretrain.epochs:
             continue
-        places = [_place(stage, place) for _, place in run.phases()] if stage == "retrain" else [stage]
+        places = [place for _, place in run.phases(stage)] if stage == "retrain" else [stage]
         for place in places:
             position = _position(run, place)
             yield {"stage": place, "seconds": position["seconds"], "epochs": position["epoch"],
                    "steps": position["steps"]}
-
-
-def _place(folder: str, place: str) -> str:
-    return f"{folder}/{place}" if place else folder
 
 
 def _position(run: Run, place: str) -> Dict[str, Any]:

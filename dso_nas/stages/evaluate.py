@@ -26,8 +26,7 @@ def retrained_network(run: Run, genotype: AnyGenotype) -> Tuple[Run, Any]:
     Raises:
         UserError: see `evaluate`.
     """
-    phase, place = run.phases()[-1]
-    folder = f"retrain/{place}" if place else "retrain"
+    phase, folder = run.phases()[-1]
     checkpoint = finished_checkpoint(run.folder.path / folder, folder)
     spec, _ = retrain_spec(run, genotype)
     network = build_derived(phase, phase.space.placed(spec), genotype)

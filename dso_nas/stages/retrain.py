@@ -109,8 +109,7 @@ def train_derived(run: Run, spec: NetworkSpec, genotype: AnyGenotype, number: in
     """Train a derived network through all phases of the run's retraining in `folder`; its test values at the end."""
     before = run.lent()
     values: Dict[str, float] = {}
-    for phase, place in run.phases():
-        name = f"{folder}/{place}" if place else folder
+    for phase, name in run.phases(folder):
         task = RetrainTask(phase, phase.space.placed(spec), genotype, number, epochs, name)
         if before is not None:
             phase.start_from(task.learner, before.arrays)

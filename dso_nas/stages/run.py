@@ -24,8 +24,7 @@ from dso_nas.stages.spaces import NormalSpace, make_space
 from dso_nas.training.checkpoint import Checkpoint, CheckpointFolder
 from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
-from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import Loss
+from dso_nas.training.losses import ClassificationLoss, Loss
 from dso_nas.training.monitor import Monitor
 from dso_nas.training.workers import workers
 from dso_nas.training.workfolder import WorkFolder
@@ -179,9 +178,9 @@ class Run:
         """
         return finished_checkpoint(self.folder.pretrain, "pretrain") if self.recipe.pretrain.epochs else None
 
-    def phases(self) -> List[Tuple[Run, str]]:
-        """What a derived network is trained on, one after the other, and each phase's folder inside its own."""
-        return [(self, "")]
+    def phases(self, folder: str = "retrain") -> List[Tuple[Run, str]]:
+        """What a derived network is trained on, one after the other, and where below the run's folder."""
+        return [(self, folder)]
 
     def lent(self) -> Optional[Checkpoint]:
         """What another run lends the first phase to start from, None for random weights."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.pruning import PruneResult
-from dso_nas.budgets.latency import measure_built
 from dso_nas.budgets.layer_latency import layer_counts, load_table
 from dso_nas.budgets.regularization import make_regularizer
 from dso_nas.budgets.steering import Steering, scaled_gamma
@@ -18,6 +17,7 @@ from dso_nas.errors import UserError
 from dso_nas.reporting.lives import draw_epoch
 from dso_nas.reporting.plots import draw_search
 from dso_nas.stages.run import Run, learning_rates, make_optimizer, warn, weights_of
+from dso_nas.stages.targets import milliseconds
 from dso_nas.training.learner import PARAMETER, StepResult
 from dso_nas.training.loop import Task
 from dso_nas.training.monitor import read_metrics
@@ -54,15 +54,10 @@ class SearchTask(Task):
         self._build(run.space.full())
 
     def _milliseconds(self, genotype: Any) -> float:
-        """Measured latency of a genotype's network on the first device; all workers take the first one's."""
-        settings = self._settings
+        """Latency of a genotype's network: summed up from the recipe's table, or measured."""
         if self._table is not None:
             return self._table.total(layer_counts(self._run.spec, genotype))
-        space = self._run.space
-        measured = measure_built(lambda: space.derived(space.spec, genotype), self._run.contexts[0],
-                                 space.spec.image_shape, settings.latency_batch, settings.latency_statistic,
-                                 settings.latency_spread).value
-        return workers().first(measured)
+        return milliseconds(self._run, self._run.spec, genotype)
 
     def _flops_share(self, values: Mapping[str, np.ndarray]) -> float:
         """Multiply-adds of the network that lambdas leave over the supernet's."""

@@ -35,7 +35,7 @@ from dso_nas.stages.run import Run, finished_checkpoint
 from dso_nas.stages.spaces import NormalSpace
 from dso_nas.training.checkpoint import Checkpoint
 from dso_nas.training.learner import PARAMETER, Learner
-from dso_nas.training.losses import SegmentationLoss
+from dso_nas.training.losses import SegmentationLoss, main_output
 from dso_nas.training.segmentation_metric import SegmentationMetric, background_only, multi_scale_probabilities
 from dso_nas.training.workfolder import WorkFolder
 
@@ -124,26 +124,29 @@ class SegmentationRun(Run):
     def evaluate(self, learner: Learner, batches: Iterable[Tuple[np.ndarray, np.ndarray]],
                  prefix: str) -> Dict[str, float]:
         """`{prefix}_error` (1 - mIoU), `{prefix}_miou` and `{prefix}_pixel_accuracy`, fractions."""
-        metric = SegmentationMetric(len(self.dataset.classes))
-        for data, masks in batches:
-            metric.update(_predicted(learner, data), masks)
-        return _values(metric, prefix)
+        return self._values(lambda data: _predicted(learner, data), batches, prefix)
 
     def test(self, learner: Learner) -> Dict[str, float]:
         """See Run; and the same over several scales with flip."""
-        values = super().test(learner)
-        metric = SegmentationMetric(len(self.dataset.classes))
-        context = learner.contexts[0]
+        def predict(data: np.ndarray) -> np.ndarray:
+            return multi_scale_probabilities(probabilities, data, self.settings.evaluation_scales, True,
+                                             self.settings.crop).argmax(axis=1)
 
         def probabilities(data: np.ndarray) -> np.ndarray:
-            return mx.nd.softmax(_logits(learner.network(mx.nd.array(data, ctx=context))), axis=1).asnumpy()
+            return mx.nd.softmax(_logits(learner, data), axis=1).asnumpy()
 
-        for data, masks in self.plain_batches(self.part("test")):
-            mean = multi_scale_probabilities(probabilities, data, self.settings.evaluation_scales, True,
-                                             self.settings.crop)
-            metric.update(mean.argmax(axis=1), masks)
-        several = _values(metric, "multi_scale")
-        return {**values, **{name: several[name] for name in ("multi_scale_miou", "multi_scale_pixel_accuracy")}}
+        several = self._values(predict, self.plain_batches(self.part("test")), "multi_scale")
+        del several["multi_scale_error"]
+        return {**super().test(learner), **several}
+
+    def _values(self, predict: Callable[[np.ndarray], np.ndarray], batches: Iterable[Tuple[np.ndarray, np.ndarray]],
+                prefix: str) -> Dict[str, float]:
+        metric = SegmentationMetric(len(self.dataset.classes))
+        for data, masks in batches:
+            metric.update(predict(data), masks)
+        values = metric.values()
+        return {f"{prefix}_error": 1 - values["miou"], f"{prefix}_miou": values["miou"],
+                f"{prefix}_pixel_accuracy": values["pixel_accuracy"]}
 
     def before_search(self) -> Run:
         """See Run: the feature extractor's."""
@@ -163,11 +166,15 @@ class SegmentationRun(Run):
         else:
             super().start_from(learner, arrays)
 
-    def phases(self) -> List[Tuple[Run, str]]:
-        """The feature extractor on classification (unless another run lends it), then the recipe's phases."""
-        own: List[Tuple[Run, str]] = [] if self.settings.retrained_from else [(self.before_search(), "backbone")]
-        return own + [(self._phase(phase), f"phase-{number}")
-                      for number, phase in enumerate(self.settings.phases, start=1)]
+    def phases(self, folder: str = "retrain") -> List[Tuple[Run, str]]:
+        """See Run: the feature extractor on classification (unless another run lends it), then the recipe's phases."""
+        own = [] if self.settings.retrained_from else [(self.before_search(), f"{folder}/backbone")]
+        return own + [(phase, f"{folder}/phase-{number}") for number, phase in enumerate(self._phases, start=1)]
+
+    @functools.cached_property
+    def _phases(self) -> List[Run]:
+        """A run for each of the recipe's phases, made once: each lists its pictures."""
+        return [self._phase(phase) for phase in self.settings.phases]
 
     def lent(self) -> Optional[Checkpoint]:
         """See Run."""
@@ -200,20 +207,14 @@ class SegmentationRun(Run):
                    list(_predicted(learner, data).astype(np.uint8)), self.dataset.classes)
 
 
-def _logits(outputs: Any) -> Any:
-    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+def _logits(learner: Learner, data: np.ndarray) -> Any:
+    """Logits (B, classes, H, W) of a batch, on the first device."""
+    return main_output(learner.network(mx.nd.array(data, ctx=learner.contexts[0])))
 
 
 def _predicted(learner: Learner, data: np.ndarray) -> np.ndarray:
-    """Labels (B, H, W) of a batch, on the first device."""
-    logits = _logits(learner.network(mx.nd.array(data, ctx=learner.contexts[0])))
-    return logits.argmax(axis=1).asnumpy().astype(np.int64)
-
-
-def _values(metric: SegmentationMetric, prefix: str) -> Dict[str, float]:
-    values = metric.values()
-    return {f"{prefix}_error": 1 - values["miou"], f"{prefix}_miou": values["miou"],
-            f"{prefix}_pixel_accuracy": values["pixel_accuracy"]}
+    """Labels (B, H, W) of a batch."""
+    return _logits(learner, data).argmax(axis=1).asnumpy().astype(np.int64)
 
 
 def _phase_recipe(recipe: Recipe, phase: Phase, auxiliary_weight: float) -> Recipe:

@@ -14,7 +14,8 @@ import numpy as np
 from mxnet import gluon
 
 from dso_nas.errors import UserError
-from dso_nas.training.memory import Group, Loss, forward_backward, mirrored_forward_backward
+from dso_nas.training.losses import Loss
+from dso_nas.training.memory import Group, forward_backward, mirrored_forward_backward
 from dso_nas.training.parallel import GradientExchange, share_out
 
 # What the names of parameters begin with in a checkpoint.
@@ -46,7 +47,6 @@ class Learner:
         self.network = network
         self.contexts = list(contexts)
         self._loss = loss
-        self._errors = getattr(loss, "errors", wrong_predictions)
         self._groups = groups
         self._exchange = GradientExchange(kvstore, contexts)
         self._agreed = False
@@ -104,7 +104,7 @@ class Learner:
         else:
             outputs, losses = mirrored_forward_backward(self.network, data, labels, self._loss, self._groups,
                                                         group.wanted)
-        return losses.sum(), self._errors(outputs, labels)
+        return losses.sum(), self._loss.errors(outputs, labels)
 
     def state(self) -> Dict[str, np.ndarray]:
         """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'.
@@ -179,7 +179,7 @@ class Learner:
     def _wrong(self, data: np.ndarray, labels: np.ndarray) -> float:
         contexts = self.contexts[: len(data)]
         shares = zip(share_out(data, contexts), share_out(labels, contexts))
-        results = [self._errors(self.network(x), y) for x, y in shares]
+        results = [self._loss.errors(self.network(x), y) for x, y in shares]
         return sum(float(result.asscalar()) for result in results)
 
 
@@ -205,12 +205,6 @@ def _read_twice(network: Any) -> Set[str]:
     """Names of parameters that more than one segment reads."""
     counts = Counter(name for segment in network.segments for name in segment.collect_params())
     return {name for name, count in counts.items() if count > 1}
-
-
-def wrong_predictions(outputs: Any, labels: Any) -> Any:
-    """Number of images whose largest logit is not their label's; auxiliary outputs are ignored."""
-    logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-    return (logits.argmax(axis=1) != labels).sum()
 
 
 def _state_arrays(state: Any) -> List[Any]:

@@ -23,47 +23,70 @@ def softmax_cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> A
     return -(1 - smoothing) * picked - smoothing / (logits.shape[1] - 1) * others
 
 
-class ClassificationLoss:
-    """Softmax cross entropy, plus `auxiliary_weight` times that of the auxiliary head where outputs are a pair."""
+class Loss:
+    """A loss for each image of a batch, and what counts as an error in it.
 
-    def __init__(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> None:
-        self._smoothing = smoothing
-        self._auxiliary_weight = auxiliary_weight
-
-    def __call__(self, outputs: Any, labels: Any) -> Any:
-        """Loss per image, (B,)."""
-        if not isinstance(outputs, (list, tuple)):
-            return softmax_cross_entropy(outputs, labels, self._smoothing)
-        main, auxiliary = (softmax_cross_entropy(logits, labels, self._smoothing) for logits in outputs)
-        return main + self._auxiliary_weight * auxiliary
-
-
-class SegmentationLoss:
-    """Softmax cross entropy of every pixel, a picture's mean over those that are not ignored (label 255).
-
-    Outputs are logits (B, classes, H, W), or a pair with the auxiliary head's, and labels (B, H, W).
+    Outputs are logits, or a pair with the auxiliary head's, whose loss counts `auxiliary_weight` times.
     """
 
     def __init__(self, auxiliary_weight: float = 0.0) -> None:
         self._auxiliary_weight = auxiliary_weight
 
     def __call__(self, outputs: Any, labels: Any) -> Any:
-        """Loss per picture, (B,); 0 for one whose pixels are all ignored."""
+        """Loss per image, (B,)."""
         if not isinstance(outputs, (list, tuple)):
-            return _pixel_cross_entropy(outputs, labels)
-        main, auxiliary = (_pixel_cross_entropy(logits, labels) for logits in outputs)
+            return self.of(outputs, labels)
+        main, auxiliary = (self.of(logits, labels) for logits in outputs)
         return main + self._auxiliary_weight * auxiliary
 
-    @staticmethod
-    def errors(outputs: Any, labels: Any) -> Any:
-        """The sum over pictures of the share of their pixels, without the ignored ones, that are wrong."""
-        logits = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    def of(self, logits: Any, labels: Any) -> Any:
+        """Loss per image, (B,), of one head's logits."""
+        raise NotImplementedError
+
+    def errors(self, outputs: Any, labels: Any) -> Any:
+        """The sum over images of how wrong each is, from 0 to 1; auxiliary outputs are ignored."""
+        raise NotImplementedError
+
+
+class ClassificationLoss(Loss):
+    """Softmax cross entropy; an image is wrong whose largest logit is not its label's."""
+
+    def __init__(self, smoothing: float = 0.0, auxiliary_weight: float = 0.0) -> None:
+        super().__init__(auxiliary_weight)
+        self._smoothing = smoothing
+
+    def of(self, logits: Any, labels: Any) -> Any:
+        """See Loss."""
+        return softmax_cross_entropy(logits, labels, self._smoothing)
+
+    def errors(self, outputs: Any, labels: Any) -> Any:
+        """See Loss."""
+        return (main_output(outputs).argmax(axis=1) != labels).sum()
+
+
+class SegmentationLoss(Loss):
+    """Softmax cross entropy of every pixel, a picture's mean over those that are not ignored (label 255).
+
+    Logits are (B, classes, H, W), labels (B, H, W). The loss is 0, and nothing wrong, where all pixels are ignored;
+    a picture is as wrong as the share of its other pixels that are.
+    """
+
+    def of(self, logits: Any, labels: Any) -> Any:
+        """See Loss."""
         known = labels != IGNORED
-        wrong = (logits.argmax(axis=1) != labels) * known
-        return (wrong.sum(axis=(1, 2)) / mx.nd.maximum(known.sum(axis=(1, 2)), 1)).sum()
+        picked = mx.nd.pick(mx.nd.log_softmax(logits, axis=1), labels * known, axis=1)
+        return -_pixel_means(picked, known)
+
+    def errors(self, outputs: Any, labels: Any) -> Any:
+        """See Loss."""
+        return _pixel_means(main_output(outputs).argmax(axis=1) != labels, labels != IGNORED).sum()
 
 
-def _pixel_cross_entropy(logits: Any, labels: Any) -> Any:
-    known = labels != IGNORED
-    picked = mx.nd.pick(mx.nd.log_softmax(logits, axis=1), labels * known, axis=1)
-    return -(picked * known).sum(axis=(1, 2)) / mx.nd.maximum(known.sum(axis=(1, 2)), 1)
+def main_output(outputs: Any) -> Any:
+    """A network's own logits, without the auxiliary head's."""
+    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _pixel_means(values: Any, known: Any) -> Any:
+    """Each picture's mean (B,) of values (B, H, W) over its known pixels."""
+    return (values * known).sum(axis=(1, 2)) / mx.nd.maximum(known.sum(axis=(1, 2)), 1)

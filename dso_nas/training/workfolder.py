@@ -26,6 +26,7 @@ import numpy as np
 from dso_nas import __version__, machine
 from dso_nas.errors import UserError
 from dso_nas.files import cannot, write_durably
+from dso_nas.recipes import Recipe
 
 _STAGES = ("pretrain", "search", "retrain")
 _DISTRIBUTIONS = ("numpy", "mxnet", "mxnet-cu112", "gluoncv")
@@ -68,7 +69,7 @@ class WorkFolder:
         self.path = Path(path)
         self.pretrain, self.search, self.retrain = (self.path / stage for stage in _STAGES)
         self.recipe = self.path / "recipe.yaml"
-        self._recipe_text: Optional[str] = None
+        self._recipe: Optional[Recipe] = None
         self.genotype = self.search / "genotype.json"
         self.metrics = self.path / "metrics.jsonl"
         self.report_json = self.path / "report.json"
@@ -154,9 +155,9 @@ class WorkFolder:
         write_durably(path, [stream.getvalue()])
         return path
 
-    def announce_recipe(self, text: str) -> None:
-        """Note a run's resolved recipe (YAML): written when training begins, a refused run keeps the old one."""
-        self._recipe_text = text
+    def announce_recipe(self, recipe: Recipe) -> None:
+        """Note a run's resolved recipe: it is written when training begins, so that a refused run keeps the old one."""
+        self._recipe = recipe
 
     def keep_recipe(self) -> None:
         """Write the announced recipe, if there is one.
@@ -164,8 +165,8 @@ class WorkFolder:
         Raises:
             UserError: the file cannot be written.
         """
-        if self._recipe_text is not None:
-            write_durably(self.recipe, [self._recipe_text.encode()])
+        if self._recipe is not None:
+            self._recipe.save(self.recipe)
 
     def record_run(self) -> None:
         """Add `describe_environment()` to `run.json`, a list with an entry for every start in this folder.

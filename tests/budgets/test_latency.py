@@ -23,7 +23,7 @@ from dso_nas.budgets.latency import (
     RemovalLatencies,
     equation_factors,
     measure,
-    measure_genotype,
+    measure_built,
     published_factors,
     structure_digest,
     without_each,
@@ -35,6 +35,11 @@ from dso_nas.recipes.schema import Search
 TOPOLOGY = BlockTopology(2, ("sep_conv_3x3", "max_pool_3x3"))
 SPEC = NetworkSpec(TOPOLOGY, "cifar", (1, 3), (4, 8), 10, (3, 8, 8))
 milliseconds = st.lists(st.floats(1e-3, 1e4), min_size=2, max_size=100)
+
+
+def measured(genotype, batch):
+    """The latency of a derived network, whatever the spread."""
+    return measure_built(lambda: DerivedNetwork(SPEC, genotype), mx.cpu(), SPEC.image_shape, batch, "paper", 1e9)
 
 
 class Sleeper:
@@ -99,7 +104,7 @@ def test_a_real_network_leaves_random_generators_alone():
 
     genotype = Genotype.full(SPEC, "share")
     results = []
-    for work in (lambda: measure_genotype(SPEC, genotype, mx.cpu(), 2, "paper", 1e9), lambda: None):
+    for work in (lambda: measured(genotype, 2), lambda: None):
         mx.random.seed(5)
         np.random.seed(5)
         found = work()
@@ -113,7 +118,7 @@ def test_training_beside_a_measurement_goes_on_to_the_same_bits():
     """Gradients, statistics and autograd's modes are as if nothing had been measured, in the middle of a step."""
     genotype = Genotype.full(SPEC, "share")
     ends = []
-    for work in (lambda: measure_genotype(SPEC, genotype, mx.cpu(), 2, "paper", 1e9), lambda: None):
+    for work in (lambda: measured(genotype, 2), lambda: None):
         mx.random.seed(3)
         network = DerivedNetwork(SPEC, genotype, dropout=0.5)
         network.initialize(mx.init.Xavier())
@@ -162,7 +167,7 @@ def test_a_last_way_out_leaves_the_shortcut():
     genotype = dataclasses.replace(Genotype.full(SPEC, "share"), blocks={"shared": block})
     (_, position, fewer), = without_each(genotype)
     assert position == 6 and fewer.blocks["shared"].is_empty
-    assert measure_genotype(SPEC, fewer, mx.cpu(), 1, "paper", 1e9).value > 0
+    assert measured(fewer, 1).value > 0
 
 
 def test_a_structure_is_measured_once():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dso_nas.budgets.latency import Latency
-from dso_nas.stages import search as stage
+from dso_nas.stages import targets
 from dso_nas.stages.search import SearchTask
 
 ADAPTIVE = ("search.regularization=adaptive_latency", "search.gamma=0.02")
@@ -21,7 +21,7 @@ def measured(monkeypatch):
         calls.append(arguments)
         return Latency.of([next(clock)], "mean")
 
-    monkeypatch.setattr(stage, "measure_built", measure_built)
+    monkeypatch.setattr(targets, "measure_built", measure_built)
     return calls
 
 

@@ -11,7 +11,6 @@ from dso_nas.budgets.latency import Latency
 from dso_nas.budgets.latency_table import Entry, LatencyTable
 from dso_nas.budgets.layer_latency import layer_counts, table_space, timed_layers
 from dso_nas.errors import UserError
-from dso_nas.stages import search as search_module
 from dso_nas.stages import targets as module
 from dso_nas.stages.retrain import retrain_spec
 from dso_nas.stages.search import SearchTask, search
@@ -90,7 +89,7 @@ def table_of(spec, path):
 
 
 def test_a_search_sums_a_table_instead_of_measuring(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_module, "measure_built", None)
+    monkeypatch.setattr(module, "measure_built", None)
     settings = table_of(make_run().spec, tmp_path / "table.json")
     task = SearchTask(make_run(*settings))
     next(task.train(0, 0))

@@ -6,8 +6,9 @@ import io
 from dataclasses import dataclass
 from typing import Tuple
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
+from dso_nas.data.pictures import open_picture
 from dso_nas.data.preparation.pictures import Picture
 from dso_nas.data.records import encode_image
 from dso_nas.errors import UserError
@@ -40,10 +41,8 @@ class Encoding:
             UserError: the image is damaged, of another format, or of too many pixels.
         """
         content = picture.read()
-        # See records.py: GluonCV may have told Pillow otherwise.
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            with open_picture(io.BytesIO(content), _FORMATS) as image:
                 if image.width * image.height > _LARGEST:
                     raise ValueError(f"{image.width}x{image.height} pixels, {_LARGEST:,} are allowed")
                 image.load()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Tuple
 
 import numpy as np
-from PIL import Image, ImageFile
 
+from dso_nas.data.pictures import open_picture
 from dso_nas.errors import UserError
 
 IGNORED = 255
@@ -54,7 +54,7 @@ def read_pair(picture: str, mask: str, labels: np.ndarray) -> Tuple[np.ndarray, 
 def picture_size(path: str) -> Tuple[int, int]:
     """Height and width that a PNG's header gives, its checksums being right; ValueError or OSError if not."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with open_picture(path, ("PNG",)) as image:
             image.verify()
             return image.height, image.width
     # Pillow raises what it likes.
@@ -63,10 +63,8 @@ def picture_size(path: str) -> Tuple[int, int]:
 
 
 def _decoded(path: str, formats: Tuple[str, ...], modes: Tuple[str, ...], convert: str = "") -> np.ndarray:
-    # Importing GluonCV sets it, and half a picture would then pass for a whole one, grey below.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path, formats=formats) as image:
+        with open_picture(path, formats) as image:
             if image.width * image.height > LARGEST_PICTURE:
                 raise ValueError(f"{image.width}x{image.height} pixels are too many")
             if image.mode not in modes:
