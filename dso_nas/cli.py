@@ -12,6 +12,7 @@ from dso_nas import target_flags
 from dso_nas.architecture.genotypes import AnyGenotype, load_genotype
 from dso_nas.errors import Stopped, UserError
 from dso_nas.recipes import load_recipe, recipe_names
+from dso_nas.recipes.schema import DTYPES
 from dso_nas.reporting.tables import percent
 from dso_nas.training.mirror import run_folder
 from dso_nas.training.workers import DEVICE_STORES, WORKER_STORES, default_kvstore, joined
@@ -41,6 +42,7 @@ def build_parser(program: str, default_recipe: str) -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, metavar="N", help="images of a step, over all devices and workers")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of the stage, or of each stage of 'all'")
     parser.add_argument("--seed", type=int, help="seed of everything random but the split of the data")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision of training; float16 needs a GPU (default: float32)")
     target_flags.add_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints in the work folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -81,7 +83,7 @@ def _run_stage(task: str, options: argparse.Namespace) -> None:
         # MXNet is loaded by what follows, a second or two that a mistyped option should not cost.
         from dso_nas.training.parallel import choose_contexts
 
-        contexts = choose_contexts(options.gpus, options.cpus)
+        contexts = choose_contexts(options.gpus, options.cpus, recipe.dtype)
         run = run_maker(task)(recipe, folder, options.data_dir, contexts, options.kvstore, options.resume)
         dataset = run.dataset
         folder.record_run()
@@ -132,4 +134,6 @@ def _overrides(options: argparse.Namespace) -> Sequence[str]:
             for key, value in (("batch_size", options.batch_size), ("epochs", options.epochs)) if value is not None]
     if options.seed is not None:
         keys.append(f"seed={options.seed}")
+    if options.dtype is not None:
+        keys.append(f"dtype={options.dtype}")
     return keys + target_flags.recipe_keys(options) + options.overrides

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import dso_nas  # noqa: F401  (before MXNet)
+from dso_nas import cli
 from dso_nas.architecture.genotype import Genotype
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +141,18 @@ def test_gpus_that_are_not_there(tmp_path):
     if mxnet.context.num_gpus():
         pytest.skip("this machine has a GPU")
     assert_refused(command("pretrain", "--gpus", "0", "--work-dir", str(tmp_path / "work")), "--gpus 0")
+
+
+@pytest.mark.parametrize("task, recipe, words", [
+    ("classification", "demo", ["--dtype float16", "GPU"]),
+    ("classification", "imagenet-demo", ["--dtype float16", "GPU"]),
+    ("segmentation", "seg-demo", ["dtype", "segmentation"]),
+])
+def test_float16_on_a_cpu(task, recipe, words, tmp_path, capsys):
+    arguments = ["search", "--cpus", "1", "--dtype", "float16", "--work-dir", str(tmp_path / "work")]
+    assert cli.run(task, "program", recipe, arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words)
 
 
 @pytest.mark.parametrize("arguments, words", [

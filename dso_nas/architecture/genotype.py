@@ -75,6 +75,8 @@ class Genotype(GenotypeFile):
         Raises:
             GenotypeError: saying what differs.
         """
+        if not isinstance(spec, NetworkSpec):
+            raise GenotypeError(f"space: the genotype is of '{self.space}', the network is not")
         if self.topology != spec.topology:
             ours, theirs = _describe(self.topology), _describe(spec.topology)
             raise GenotypeError(f"topology: the genotype has {ours}, the network has {theirs}")

@@ -1,8 +1,8 @@
 """How much memory a training step of a supernet takes on one device, and which activations to keep within a limit.
 
-Sizes are counted from shapes: 4 bytes a number, 1 MB = 2**20 bytes. Memory mirroring (paper, section 4.1) runs a group
-of segments without keeping what is inside, and again in the backward pass; what is in no group is kept and runs once.
-MXNet's workspaces and its own 150 MB or so are not counted.
+Sizes are counted from shapes: 4 bytes a number, activations in float16 2; 1 MB = 2**20 bytes. Memory mirroring (paper,
+section 4.1) runs a group of segments without keeping what is inside, and again in the backward pass; what is in no
+group is kept and runs once. MXNet's workspaces and its own 150 MB or so are not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from dso_nas.errors import UserError
 
 Group = Tuple[int, int]
 MB = 2**20
-_BYTES = 4
+_BYTES = {"float32": 4, "float16": 2}
+# Value, gradient and momentum in float32; or the first two in float16, momentum and a copy of the value in float32.
+_PARAMETER_BYTES = 12
 # Gradients of a level that is not the last, of the block's input, of an operation's input and output.
 _IN_FLIGHT = 3
 
@@ -37,7 +39,7 @@ class MemoryPlan:
     """What is mirrored and what it takes.
 
     `groups` are ranges over the network's segments (stem, units, head), None where nothing is mirrored; `activations`
-    and `parameters` (values, gradients and momentum) are bytes.
+    and `parameters` (values, gradients and what optimizers keep) are bytes.
     """
 
     groups: Optional[Tuple[Group, ...]]
@@ -56,8 +58,9 @@ def block_groups(segments: int) -> List[Group]:
 
 
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
-                limit_mb: Optional[float] = None, head_channels: Optional[int] = None) -> MemoryPlan:
-    """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto').
+                limit_mb: Optional[float] = None, head_channels: Optional[int] = None,
+                dtype: str = "float32") -> MemoryPlan:
+    """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto'; `dtype` too).
 
     'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
     `head_channels` are those of the DeepLab v3 head, None with the classifier.
@@ -67,27 +70,28 @@ def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mir
     """
     segments = network_segments(spec, genotype, head_channels)
     costs = segmentation_cost(spec, genotype, head_channels) if head_channels else network_cost(spec, genotype)
-    return plan_segments(segments, costs.total.parameters, batch, mirroring, limit_mb)
+    return plan_segments(segments, costs.total.parameters, batch, mirroring, limit_mb, dtype)
 
 
 def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirroring: str,
-                  limit_mb: Optional[float]) -> MemoryPlan:
+                  limit_mb: Optional[float], dtype: str = "float32") -> MemoryPlan:
     """As `plan_memory`, of any network's segments; `parameters` is how many numbers it learns.
 
     Raises:
         UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
     """
-    parameters *= 3 * _BYTES
+    parameters *= _PARAMETER_BYTES
     everything = block_groups(len(segments))
+    size = _BYTES[dtype] * batch
     if mirroring == "none":
-        return MemoryPlan(None, _bytes(segments, [], batch), parameters)
+        return MemoryPlan(None, _bytes(segments, [], size), parameters)
     if mirroring == "block":
-        return MemoryPlan(tuple(everything), _bytes(segments, everything, batch), parameters)
+        return MemoryPlan(tuple(everything), _bytes(segments, everything, size), parameters)
     for mirrored in range(len(segments)):
-        plan = MemoryPlan(tuple(everything[:mirrored]), _bytes(segments, everything[:mirrored], batch), parameters)
+        plan = MemoryPlan(tuple(everything[:mirrored]), _bytes(segments, everything[:mirrored], size), parameters)
         if plan.total_mb <= (limit_mb or 0):
             return plan
-    least = MemoryPlan(None, min(_bytes(segments, everything[:n], batch) for n in range(len(segments))), parameters)
+    least = MemoryPlan(None, min(_bytes(segments, everything[:n], size) for n in range(len(segments))), parameters)
     raise UserError(f"memory.limit_mb: {limit_mb} is too little, {batch} images on a device take at least "
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
@@ -155,10 +159,13 @@ def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
     return Segment(_map(spec, unit.stage, unit.in_channels), (4 * branches + 1) * size, 3 * size)
 
 
-def _bytes(segments: Sequence[Segment], groups: Sequence[Group], batch: int) -> int:
-    """Peak of a step: the groups' inputs, and the larger of what is kept behind them and the largest group."""
+def _bytes(segments: Sequence[Segment], groups: Sequence[Group], size: int) -> int:
+    """Peak of a step: the groups' inputs, and the larger of what is kept behind them and the largest group.
+
+    `size` is what one number takes for all images.
+    """
     mirrored = groups[-1][1] if groups else 0
     inputs = sum(segments[start].input for start, _ in groups)
     parts = [segments[start:stop] for start, stop in groups] + [segments[mirrored:]]
     largest = max(sum(s.kept for s in part) + max(s.gradients for s in part) for part in parts)
-    return _BYTES * batch * (inputs + largest)
+    return size * (inputs + largest)

@@ -51,14 +51,14 @@ def mobile_operation_cost(unit: MobileUnit, name: str) -> Cost:
 
 
 def plan_mobile_memory(spec: MobileSpec, genotype: Optional[MobileGenotype], batch: int, mirroring: str = "block",
-                       limit_mb: Optional[float] = None) -> MemoryPlan:
+                       limit_mb: Optional[float] = None, dtype: str = "float32") -> MemoryPlan:
     """The plan of a supernet's step with `batch` images on a device; see `memory_plan.plan_memory`.
 
     Raises:
         UserError: mirroring is 'auto', and mirroring everything still takes more than `limit_mb`.
     """
     parameters = mobile_cost(spec, genotype).total.parameters
-    return plan_segments(mobile_segments(spec, genotype), parameters, batch, mirroring, limit_mb)
+    return plan_segments(mobile_segments(spec, genotype), parameters, batch, mirroring, limit_mb, dtype)
 
 
 def mobile_segments(spec: MobileSpec, genotype: Optional[MobileGenotype] = None) -> List[Segment]:

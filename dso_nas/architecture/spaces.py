@@ -81,9 +81,10 @@ class NormalSpace:
         """Costs of every layer of a genotype's network, or of the supernet's."""
         return network_cost(spec, genotype, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float]) -> MemoryPlan:
+    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+             dtype: str = "float32") -> MemoryPlan:
         """The memory plan of a supernet's step with `images` on a device."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb)
+        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, dtype=dtype)
 
 
 class SegmentationSpace(NormalSpace):
@@ -102,9 +103,10 @@ class SegmentationSpace(NormalSpace):
         """See NormalSpace; at the crop, with the head."""
         return segmentation_cost(spec, genotype, self.settings.head_channels, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float]) -> MemoryPlan:
+    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+             dtype: str = "float32") -> MemoryPlan:
         """See NormalSpace; with the head."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self.settings.head_channels)
+        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self.settings.head_channels, dtype)
 
 
 class MobileSpace(NormalSpace):
@@ -142,9 +144,10 @@ class MobileSpace(NormalSpace):
         """See NormalSpace."""
         return mobile_cost(spec, genotype, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float]) -> MemoryPlan:
+    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+             dtype: str = "float32") -> MemoryPlan:
         """See NormalSpace."""
-        return plan_mobile_memory(self.spec, genotype, images, mirroring, limit_mb)
+        return plan_mobile_memory(self.spec, genotype, images, mirroring, limit_mb, dtype)
 
 
 SPACES = {"normal": NormalSpace, "mobile": MobileSpace}

@@ -1,14 +1,14 @@
 """A table of measured layer latencies, whose sum stands for a network's where it cannot be measured.
 
 The file is JSON: what it was measured on and how, the space it is for, and milliseconds by entry. What entries there
-are, and how many of each a network has, is the space's business (`dso_nas.budgets.layer_latency` for the normal one).
+are, and how many of each a network has, is the space's business (`dso_nas.budgets.layer_latency`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence, Union
 
@@ -73,8 +73,9 @@ class LatencyTable:
         """
         for key in {**space, **self.space}:
             if self.space.get(key) != space.get(key):
-                raise UserError(f"{where}: the latency table is of another space, its {key} is {self.space.get(key)!r} "
-                                f"and the network's {space.get(key)!r}; make one with python -m dso_nas latency")
+                raise UserError(f"{where}: the latency table is of another space, its {key[:40]} is "
+                                f"{repr(self.space.get(key))[:80]} and the network's {space.get(key)!r}; make one with "
+                                "python -m dso_nas latency")
         missing = [name for name in names if name not in self.entries]
         if missing:
             raise UserError(f"{where}: the latency table has no entry {missing[0]!r}; make one with python -m dso_nas "
@@ -146,7 +147,7 @@ class _Reader:
 
     def number(self, content: Mapping[str, Any], key: str, name: str, low: float = 0.0) -> float:
         value = content[name]
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < math.inf:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= sys.float_info.max:
             self.refuse(f"{key}.{name}", value, f"a finite number of at least {low:g}")
         return float(value)
 

@@ -1,7 +1,8 @@
-"""How long each layer of a macro-structure takes by itself: the entries of a latency table.
+"""How long each layer of a macro-structure takes by itself: the entries of a latency table, of every space.
 
 An entry is one layer's share of `COPIES` that run in one compiled graph, each on inputs of its own: what a call costs
 would hide a small layer. Levels and the numbers of blocks change no entry: a table serves all networks of its sizes.
+In the mobile space a stage's first block has entries of its own, it has another input and stride than the rest.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from mxnet.gluon import HybridBlock
 
 from dso_nas.architecture.block_genotype import BlockGenotype
 from dso_nas.architecture.genotype import Genotype
+from dso_nas.architecture.mobile import MOBILE_OPERATIONS, MobileSpec, MobileUnit
+from dso_nas.architecture.mobile_genotype import MobileGenotype
 from dso_nas.architecture.topology import OPERATIONS, REDUCTION_OPERATIONS, NetworkSpec, Unit
 from dso_nas.budgets.latency import LARGEST_SPREAD, compiled, timed
 from dso_nas.budgets.latency_table import Entry, LatencyTable
 from dso_nas.errors import UserError
 from dso_nas.networks.blocks import ReductionBlock, total
+from dso_nas.networks.mobile import ConvBNReLU6, FirstBlock, MBConv, MobileHead
 from dso_nas.networks.network import Head, Stem
 from dso_nas.networks.operations import ConvBNReLU, batch_norm, convolution, make_operation
 
@@ -70,25 +74,21 @@ class _Copies(HybridBlock):
 
 
 def table_space(spec: Any) -> Dict[str, Any]:
-    """What the entries of a table for `spec` depend on, as JSON values.
-
-    Raises:
-        UserError: it is no macro-structure of the normal space.
-    """
-    if not isinstance(spec, NetworkSpec):
-        raise UserError("search.latency_table: there are latency tables for the normal space only; set it to null, and "
-                        "networks are measured")
-    return {"name": "normal", "stem": spec.stem, "widths": list(spec.widths), "classes": spec.classes,
-            "operations": sorted(spec.topology.operations), "image_shape": list(spec.image_shape)}
+    """What the entries of a table for `spec`, the macro-structure of any space, depend on, as JSON values."""
+    common = {"widths": list(spec.widths), "classes": spec.classes, "image_shape": list(spec.image_shape)}
+    if isinstance(spec, MobileSpec):
+        return {"name": "mobile", **common, "stem_width": spec.stem_width, "first_width": spec.first_width,
+                "strides": [stride for _, _, stride in spec.groups], "feature_width": spec.feature_width,
+                "operations": sorted(spec.operations)}
+    return {"name": "normal", **common, "stem": spec.stem, "operations": sorted(spec.topology.operations)}
 
 
-def timed_layers(spec: NetworkSpec) -> Dict[str, TimedLayer]:
-    """Every layer a network of `spec` may have, by its entry's name.
+def timed_layers(spec: Any) -> Dict[str, TimedLayer]:
+    """Every layer a network of `spec` may have, by its entry's name."""
+    return _mobile_layers(spec) if isinstance(spec, MobileSpec) else _normal_layers(spec)
 
-    Raises:
-        UserError: see `table_space`.
-    """
-    table_space(spec)
+
+def _normal_layers(spec: NetworkSpec) -> Dict[str, TimedLayer]:
     layers = {"stem": TimedLayer(lambda: Stem(spec), spec.image_shape)}
     for stage, width in enumerate(spec.widths, start=1):
         shape = (width, *spec.stage_size(stage))
@@ -106,13 +106,31 @@ def timed_layers(spec: NetworkSpec) -> Dict[str, TimedLayer]:
     return {**layers, "head": TimedLayer(lambda: Head(spec.widths[-1], spec.classes), shape)}
 
 
-def layer_counts(spec: NetworkSpec, genotype: Genotype) -> Mapping[str, int]:
+def _mobile_layers(spec: MobileSpec) -> Dict[str, TimedLayer]:
+    first, colors = spec.first_unit, spec.image_shape[0]
+    layers = {"stem": TimedLayer(lambda: ConvBNReLU6(spec.stem_width, colors, 3, "timed", 2), spec.image_shape),
+              "first": TimedLayer(lambda: FirstBlock(first), (first.in_channels, *first.in_size))}
+    for unit in spec.units():
+        shape = (unit.channels, *unit.size)
+        for name in spec.operations:
+            layers[_place(unit) + name] = TimedLayer(_mbconv(unit, name), (unit.in_channels, *unit.in_size))
+        layers[f"stage{unit.stage}/sum"] = TimedLayer(_sum, shape, inputs=_TERMS, entries=_TERMS - 1)
+        layers[f"stage{unit.stage}/shortcut"] = TimedLayer(_sum, shape, inputs=2)
+    shape = (spec.widths[-1], *spec.units()[-1].size)
+    return {**layers, "head": TimedLayer(lambda: MobileHead(spec), shape)}
+
+
+def layer_counts(spec: Any, genotype: Any) -> Mapping[str, int]:
     """How many of each entry a genotype's network has; of a sum, the terms beyond the first.
 
     Raises:
         GenotypeError: the genotype does not fit the network.
     """
     genotype.check_fits(spec)
+    return (_mobile_counts if isinstance(spec, MobileSpec) else _normal_counts)(spec, genotype)
+
+
+def _normal_counts(spec: NetworkSpec, genotype: Genotype) -> Mapping[str, int]:
     counts = Counter(("stem", "head"))
     for unit in spec.block_units():
         counts.update(_block_counts(spec, unit, genotype.block(unit)))
@@ -123,7 +141,18 @@ def layer_counts(spec: NetworkSpec, genotype: Genotype) -> Mapping[str, int]:
     return counts
 
 
-def load_table(path: str, spec: NetworkSpec, batch: int) -> LatencyTable:
+def _mobile_counts(spec: MobileSpec, genotype: MobileGenotype) -> Mapping[str, int]:
+    counts = Counter(("stem", "first", "head"))
+    for unit in spec.units():
+        live = genotype.block(unit)
+        counts.update(_place(unit) + name for name in live)
+        # A block without an operation is its shortcut, which then adds nothing.
+        counts.update({f"stage{unit.stage}/sum": max(len(live) - 1, 0),
+                       f"stage{unit.stage}/shortcut": int(unit.shortcut and bool(live))})
+    return counts
+
+
+def load_table(path: str, spec: Any, batch: int) -> LatencyTable:
     """A table's file, checked to serve networks of `spec` for batches of `batch` images.
 
     Raises:
@@ -163,6 +192,14 @@ def _block_counts(spec: NetworkSpec, unit: Unit, block: BlockGenotype) -> Mappin
     counts.update({stage + "output": len(block.outputs), stage + "sum": sum(len(terms) - 1 for terms in sums),
                    stage + "shortcut": int(unit.first), stage + "block end": int(not block.is_empty)})
     return counts
+
+
+def _place(unit: MobileUnit) -> str:
+    return f"stage{unit.stage}/first " if unit.unit == 1 else f"stage{unit.stage}/"
+
+
+def _mbconv(unit: MobileUnit, name: str) -> Callable[[], HybridBlock]:
+    return lambda: MBConv(unit, MOBILE_OPERATIONS[name], "timed")
 
 
 def _operation(name: str, width: int) -> Callable[[], HybridBlock]:

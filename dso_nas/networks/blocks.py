@@ -34,8 +34,8 @@ def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
     """The row `vector` (1, k) with zeros where `kept` is false, so that a pruned lambda gets no gradient."""
     if all(kept):
         return vector
-    return side_by_side(F, [F.slice_axis(vector, axis=1, begin=begin, end=end) if keep else F.zeros((1, end - begin))
-                            for begin, end, keep in runs(kept)])
+    parts = [(F.slice_axis(vector, axis=1, begin=begin, end=end), keep) for begin, end, keep in runs(kept)]
+    return side_by_side(F, [part if keep else F.zeros_like(part) for part, keep in parts])
 
 
 def columns(F: Any, rows: Any, positions: Sequence[int], total: int) -> Any:

@@ -94,7 +94,7 @@ class Network(HybridBlock):
         auxiliary, start = None, 0
         if paths is None and self.num_paths and isinstance(x, mx.nd.NDArray):
             # A compiled unit takes the same inputs at every call; a traced one goes without the multiplications.
-            paths = F.ones((x.shape[0], self.num_paths), ctx=x.context)
+            paths = F.ones((x.shape[0], self.num_paths), ctx=x.context, dtype=x.dtype)
         x = self.stem(x)
         for index, unit in enumerate(self.segments[1:]):
             if self.auxiliary is not None and index == self.auxiliary_at:

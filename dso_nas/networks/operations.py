@@ -87,13 +87,19 @@ class AvgPool(HybridBlock):
         self._activate = activate
         self._channels = channels
         self._kernel = operation.kernel
+        self._dtype = "float32"
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
+
+    def cast(self, dtype: Any) -> None:
+        """See Block; the mean's constant weights follow."""
+        super().cast(dtype)
+        self._dtype = dtype
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
         # A constant depthwise convolution: the same numbers as Pooling, several times faster on the CPU.
         side = self._kernel
-        weight = F.full((self._channels, 1, side, side), 1.0 / side**2)
+        weight = F.full((self._channels, 1, side, side), 1.0 / side**2, dtype=self._dtype)
         pooled = F.Convolution(x, weight, kernel=(side, side), pad=(side // 2,) * 2, num_filter=self._channels,
                                num_group=self._channels, no_bias=True)
         return activated(F, self.bn(pooled), self._activate)

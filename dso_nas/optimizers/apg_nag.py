@@ -190,15 +190,14 @@ class APGNAG(mx.optimizer.Optimizer):
     ) -> None:
         # MXNet's nag_mom_update has the rate in v and, in place, decays with the weight it has just written.
         lrs, wds, mu = self._get_lrs(indices), self._get_wds(indices), self.weight_momentum
-        plus = [-1.0] * len(indices)
-        directions = _empty_like(grads)
-        mx.nd.reset_arrays(*directions, num_arrays=len(directions))
-        _descend(directions, grads, plus, **self._scaling())
-        if any(wds):
-            _descend(directions, weights, [-wd for wd in wds])
-        _descend(directions, velocities, plus, velocities, rescale_grad=mu)
-        _descend(directions, velocities, plus, rescale_grad=mu)
-        _descend(weights, directions, lrs)
+        minus, directions = [-1.0] * len(indices), _empty_like(weights)
+        triples = chain.from_iterable(zip(weights, grads, velocities))
+        # At rate -1 the momentum of MXNet's SGD is v; the weight it would make is not wanted.
+        mx.nd.multi_sgd_mom_update(*triples, out=directions, num_weights=len(lrs), lrs=minus, wds=wds, momentum=mu,
+                                   **self._scaling())
+        # v + (mu - 1)*v + g, without the decay, which comes with the weight.
+        _descend(velocities, grads, minus, directions, wds=[mu - 1] * len(indices), **self._scaling())
+        _descend(weights, directions, lrs, wds=wds)
 
     def _scaling(self) -> dict[str, Any]:
         return {"rescale_grad": self.rescale_grad, "clip_gradient": self.clip_gradient or -1.0}
@@ -255,12 +254,12 @@ def _descend(
     directions: list[NDArray],
     lrs: list[float],
     out: list[NDArray] | None = None,
+    wds: list[float] | None = None,
     **scaling: float,
 ) -> list[NDArray]:
-    """Write start - lr * (scaled direction), in place unless `out` is given, for a whole list at once."""
+    """Write start - lr * (scaled direction + wd * start), in place unless `out` is given, for a whole list at once."""
     pairs, out = chain.from_iterable(zip(starts, directions)), out or starts
-    no_decay = [0.0] * len(lrs)
-    mx.nd.multi_sgd_update(*pairs, out=out, num_weights=len(lrs), lrs=lrs, wds=no_decay, **scaling)
+    mx.nd.multi_sgd_update(*pairs, out=out, num_weights=len(lrs), lrs=lrs, wds=wds or [0.0] * len(lrs), **scaling)
     return out
 
 

@@ -33,6 +33,7 @@ from dso_nas.recipes.yaml_text import dump_yaml
 SEGMENTATION_SETS = ("fashion-scenes", "voc2012", "voc-aug", "coco-voc", "coco-sbd-voc")
 DATASETS = ("fashion-mnist", "cifar10", "cifar100", "records")
 PROFILES = ("default", "paper", "published")
+DTYPES = ("float32", "float16")
 TARGETS = ("target_parameters", "target_flops", "target_mac", "target_latency")
 REGULARIZATIONS = ("uniform", "adaptive_flops", "adaptive_mac", "adaptive_latency")
 
@@ -343,6 +344,7 @@ class Recipe(Section):
     retrain: Retrain = key(SectionRule(Retrain), "the third stage")
     profile: str = key(choice(*PROFILES), "the profile that was laid over it", "default")
     seed: int = key(integer(0, 2**31 - 1), "seed of everything random but the division of the data", 0)
+    dtype: str = key(choice(*DTYPES), "precision of training; float16 keeps float32 copies and needs a GPU", "float32")
     memory: Memory = key(SectionRule(Memory), "memory against time", Memory())
     segmentation: Optional[Segmentation] = key(
         SectionRule(Segmentation, optional=True), "segmentation; null: classification", None
@@ -351,10 +353,12 @@ class Recipe(Section):
     checkpoint: Checkpoint = key(SectionRule(Checkpoint), "checkpoints", Checkpoint())
 
     def conflicts(self) -> Conflicts:
-        """Retraining widths for another number of stages, and what the mobile space does not have."""
+        """Widths for another number of stages, what float16 is not for, and what the mobile space does not have."""
         widths, stages = self.retrain.widths, self.network.stages
         if widths is not None and len(widths) != stages:
             yield "retrain.widths", f"must have one entry for each of the network's {stages} stages"
+        if self.dtype == "float16" and self.segmentation is not None:
+            yield "dtype", "must be float32 where there is a segmentation"
         if self.network.space == "mobile":
             yield from self._not_mobile()
 
@@ -363,7 +367,6 @@ class Recipe(Section):
         for name, there in (("segmentation", self.segmentation is not None),
                             ("retrain.drop_path", self.retrain.drop_path > 0),
                             ("retrain.auxiliary_weight", self.retrain.auxiliary_weight > 0),
-                            ("search.latency_table", self.search.latency_table is not None),
                             ("search.regularization_rule", published and self.search.regularization in (
                                 "adaptive_flops", "adaptive_mac"))):
             if there:

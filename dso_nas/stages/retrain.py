@@ -9,7 +9,6 @@ import numpy as np
 from dso_nas.architecture.genotypes import AnyGenotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.drop_path import draw_paths, path_probabilities
-from dso_nas.networks.network import PublishedInitializer
 from dso_nas.stages.run import Run, finished_checkpoint, learning_rates, make_optimizer
 from dso_nas.stages.targets import target_spec
 from dso_nas.training.learner import Learner, StepResult
@@ -82,10 +81,7 @@ class RetrainTask(Task):
 
 def build_derived(run: Run, spec: NetworkSpec, genotype: AnyGenotype) -> Any:
     """The derived network with what the recipe's retraining adds to it, compiled, with initial values."""
-    network = run.space.derived(spec, genotype, run.recipe.retrain)
-    network.initialize(PublishedInitializer(), ctx=list(run.contexts))
-    network.hybridize_segments()
-    return network
+    return run.compiled(run.space.derived(spec, genotype, run.recipe.retrain))
 
 
 def retrain_spec(run: Run, genotype: AnyGenotype) -> Tuple[NetworkSpec, float]:

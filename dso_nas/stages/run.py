@@ -151,7 +151,13 @@ class Run:
         """The supernet of what `genotype` keeps, compiled, with the seed's initial values."""
         network = self.space.supernet(genotype)
         mx.random.seed(self.recipe.seed)
+        return self.compiled(network)
+
+    def compiled(self, network: Any) -> Any:
+        """`network` with initial values, compiled, in the recipe's precision; BatchNorm stays in float32."""
         network.initialize(PublishedInitializer(), ctx=list(self.contexts))
+        if self.recipe.dtype != "float32":
+            network.cast(self.recipe.dtype)
         network.hybridize_segments()
         return network
 
@@ -163,7 +169,7 @@ class Run:
         """
         images = -(-batch_size // len(self.contexts))
         memory = self.recipe.memory
-        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb)
+        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb, self.recipe.dtype)
         return Learner(network, self.contexts, self.loss(), self.kvstore, plan.groups)
 
     def before_search(self) -> Run:

@@ -73,8 +73,7 @@ class SearchTask(Task):
 
     def _steer(self, steering: Steering, before: Mapping[str, np.ndarray]) -> None:
         """After a lambda step of a search that has a target."""
-        for name, value in steering.after_step(self._lambda_steps, before, self._current()).items():
-            self.network.lambdas[name].set_data(value)
+        self.learner.set_values(steering.after_step(self._lambda_steps, before, self._current()))
         self._set_gamma(self._current())
 
     def _build(self, genotype: AnyGenotype) -> None:
@@ -145,7 +144,8 @@ class SearchTask(Task):
         pruned = self._pruned()
         self.history.append(np.concatenate([pruned.values[name].ravel() for name in self._values]))
         self._save_history()
-        if (epoch + 1) % self._settings.prune_every == 0 or self._ends(epoch):
+        due = (epoch + 1) % self._settings.prune_every == 0
+        if due or self._run.space.is_settled(pruned.genotype) or self._ends(epoch):
             self._rebuild(pruned)
         if self._steering is not None:
             values["flops_share"] = self._flops_share(pruned.values)

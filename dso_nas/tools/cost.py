@@ -42,7 +42,7 @@ def _print_memory(recipe: Recipe, space: NormalSpace, devices: int) -> None:
     """The planned memory of pre-training, or of a segmentation's search, per device."""
     batch = recipe.search.batch_size if recipe.segmentation else recipe.pretrain.batch_size
     images = -(-batch // devices)
-    plan = space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb)
+    plan = space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb, recipe.dtype)
     print(f"planned memory per device: {plan.total_mb:,.0f} MB for {images} images, memory.mirroring "
           f"{recipe.memory.mirroring}\n")
 

@@ -80,7 +80,7 @@ def _of_run(options: argparse.Namespace) -> Source:
     from dso_nas.training.workfolder import WorkFolder
 
     folder = WorkFolder(options.run)
-    recipe = load_recipe(folder.recipe)
+    recipe = load_recipe(folder.recipe, overrides=["dtype=float32"])
     genotype = load_genotype(options.genotype or folder.genotype)
     task = "segmentation" if recipe.segmentation else "classification"
     made = run_maker(task)(recipe, folder, options.data_dir, [mx.cpu()], None, True)

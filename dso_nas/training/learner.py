@@ -5,6 +5,7 @@ What a step is taken on and how often does not belong here: the stages decide.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
@@ -20,6 +21,11 @@ from dso_nas.training.parallel import GradientExchange, share_out
 
 # What the names of parameters begin with in a checkpoint.
 PARAMETER = "parameter/"
+
+# What the mean loss of a float16 network is multiplied by, lest small gradients become zero; optimizers divide by it.
+LOSS_SCALE = 128.0
+# Of one type, and no more: beyond, multi_all_finite crashes the process.
+_MOST_ARRAYS = 200
 
 
 class StepResult(NamedTuple):
@@ -40,6 +46,10 @@ class Learner:
     """Trains `network` on `contexts`; each named group of parameters has an optimizer of its own.
 
     `groups` are the memory groups of `dso_nas.training.memory`, None to keep everything.
+
+    A network that was cast to float16 gets float16 data. Its optimizers move float32 copies of the float16 parameters;
+    the copies are the parameters' values here and in a checkpoint, which looks the same in both precisions. Values are
+    to be set by `set_values` or `load_state`, not in the network alone.
     """
 
     def __init__(self, network: Any, contexts: Sequence[mx.Context], loss: Loss, kvstore: Optional[str] = None,
@@ -51,35 +61,46 @@ class Learner:
         self._exchange = GradientExchange(kvstore, contexts)
         self._agreed = False
         self._movable: Dict[str, _Movable] = {}
+        self._places: Dict[str, Tuple[gluon.Trainer, int]] = {}
+        self._half = any(map(_is_half, network.collect_params().values()))
+        self._dtype = np.float16 if self._half else np.float32
         self._shared = _read_twice(network) if groups is not None else set()
         self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
 
     def add_group(self, name: str, parameters: Sequence[gluon.Parameter], optimizer: mx.optimizer.Optimizer) -> None:
         """Let steps called `name` move `parameters` (those that get gradients at all) by `optimizer`."""
+        optimizer.multi_precision = True
         chosen = [p for p in parameters if p.grad_req != "null"]
         trainer = gluon.Trainer(chosen, optimizer, kvstore=None)
         inside = {p.name for p in chosen}
         wanted = [bool(inside & set(segment.collect_params().keys())) for segment in self.network.segments]
         self._movable[name] = _Movable(chosen, trainer, wanted)
+        self._places.update({p.name: (trainer, index) for index, p in enumerate(chosen)})
 
     def step(self, name: str, data: np.ndarray, labels: np.ndarray, learning_rate: float,
              paths: Optional[np.ndarray] = None, images: Optional[int] = None) -> StepResult:
         """One step of group `name` on a batch (B, C, H, W), (B,), its mean loss's gradient.
 
         `paths` (B, num_paths) are drop-path multipliers. No other group's gradients are computed. Every worker gives
-        the whole batch, and takes its part of it; or its own part only, and the size of the whole as `images`.
+        the whole batch, and takes its part of it; or its own part only, and the size of the whole as `images`. Where a
+        gradient has become too large for float16, the losses in the result are not finite.
         """
         group = self._movable[name]
         self._agree()
         self._select(group.parameters)
         inputs = [array for array in (data, labels, paths) if array is not None]
         own = inputs if images is not None else [self._exchange.own_part(array) for array in inputs]
-        results = [self._run(group, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
+        total = images or len(data)
+        scale = LOSS_SCALE / total if self._half else None
+        results = [self._run(group, scale, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
         self._exchange.sum_gradients(group.parameters)
         group.trainer.set_learning_rate(learning_rate)
-        group.trainer.step(images or len(data))
-        losses, errors = zip(*results)
-        return StepResult(list(losses), list(errors), images or len(data))
+        group.trainer.step(LOSS_SCALE if self._half else total)
+        losses, errors = map(list, zip(*results))
+        if self._half:
+            # A lambda that an infinite gradient has made minus infinity would pass for one that died.
+            losses[0] = losses[0] / _all_finite([p.list_grad()[0] for p in group.parameters])
+        return StepResult(losses, errors, total)
 
     def _agree(self) -> None:
         """Before the first forward pass, and after values were set: all workers start from the first one's."""
@@ -98,13 +119,31 @@ class Learner:
             if parameter.name in self._shared:
                 parameter.zero_grad()
 
-    def _run(self, group: _Movable, data: Any, labels: Any, paths: Optional[Any] = None) -> Tuple[Any, Any]:
+    def _run(self, group: _Movable, scale: Optional[float], data: Any, labels: Any,
+             paths: Optional[Any] = None) -> Tuple[Any, Any]:
+        data = self._cast(data)
         if self._groups is None:
-            outputs, losses = forward_backward(self.network, data, labels, self._loss, paths)
+            outputs, losses = forward_backward(self.network, data, labels, self._loss,
+                                               paths if paths is None else self._cast(paths), scale)
         else:
             outputs, losses = mirrored_forward_backward(self.network, data, labels, self._loss, self._groups,
-                                                        group.wanted)
+                                                        group.wanted, scale)
         return losses.sum(), self._loss.errors(outputs, labels)
+
+    def _cast(self, array: Any) -> Any:
+        """A network's input in its precision; the same array in float32."""
+        return array.astype(self._dtype, copy=False)
+
+    def _masters(self, parameter: gluon.Parameter) -> List[Any]:
+        """The optimizer's float32 copies of a float16 parameter, one per device; none before its first step."""
+        if not _is_half(parameter) or parameter.name not in self._places:
+            return []
+        trainer, index = self._places[parameter.name]
+        return [updater.states[index][0] for updater in trainer._updaters if index in updater.states]
+
+    def _singles(self, parameter: gluon.Parameter) -> List[Any]:
+        """A parameter's value on each device, in float32."""
+        return self._masters(parameter) or [copy.astype(np.float32, copy=False) for copy in parameter.list_data()]
 
     def state(self) -> Dict[str, np.ndarray]:
         """Every parameter and optimizer state by name; statistics of devices beyond the first have a suffix '@d'.
@@ -115,12 +154,12 @@ class Learner:
             self.average_statistics()
         arrays: Dict[str, np.ndarray] = {}
         for name, parameter in self.network.collect_params().items():
-            copies = parameter.list_data() if "running" in name else parameter.list_data()[:1]
+            copies = self._singles(parameter) if "running" in name else self._singles(parameter)[:1]
             for device, copy in enumerate(copies):
                 arrays[f"{PARAMETER}{name}" + (f"@{device}" if device else "")] = copy.asnumpy()
         for group, (parameters, trainer, _) in self._movable.items():
             for index, parameter in enumerate(parameters):
-                for part, state in enumerate(_state_arrays(trainer._updaters[0].states.get(index))):
+                for part, state in enumerate(_state_arrays(parameter, trainer._updaters[0].states.get(index))):
                     arrays[f"optimizer/{group}/{part}/{parameter.name}"] = state.asnumpy()
         return arrays
 
@@ -138,18 +177,29 @@ class Learner:
 
     def _load_optimizer_state(self, group: str, trainer: gluon.Trainer, index: int, parameter: gluon.Parameter,
                               arrays: Mapping[str, np.ndarray]) -> None:
-        if f"optimizer/{group}/0/{parameter.name}" not in arrays:
+        known, half = f"optimizer/{group}/0/{parameter.name}" in arrays, _is_half(parameter)
+        if not (known or half):
             return
         for updater, weight in zip(trainer._updaters, parameter.list_data()):
             state = trainer._optimizer.create_state_multi_precision(index, weight)
-            for part, array in enumerate(_state_arrays(state)):
+            if half:
+                state[0][:] = arrays[PARAMETER + parameter.name]
+            for part, array in enumerate(_state_arrays(parameter, state) if known else ()):
                 array[:] = arrays[f"optimizer/{group}/{part}/{parameter.name}"]
             updater.states[index] = state
             updater.states_synced[index] = True
 
     def values(self, parameters: Mapping[str, gluon.Parameter]) -> Dict[str, np.ndarray]:
         """Copies of parameters' values by name."""
-        return {name: parameter.list_data()[0].asnumpy() for name, parameter in parameters.items()}
+        return {name: self._singles(parameter)[0].asnumpy() for name, parameter in parameters.items()}
+
+    def set_values(self, values: Mapping[str, np.ndarray]) -> None:
+        """Give trained parameters other values, by name; what optimizers keep of them stays."""
+        for parameter in self._trained:
+            if parameter.name in values:
+                parameter.set_data(values[parameter.name])
+                for master in self._masters(parameter):
+                    master[:] = values[parameter.name]
 
     def average_statistics(self) -> None:
         """Give every device the mean of all devices' running statistics, before evaluating or handing on.
@@ -179,7 +229,7 @@ class Learner:
     def _wrong(self, data: np.ndarray, labels: np.ndarray) -> float:
         contexts = self.contexts[: len(data)]
         shares = zip(share_out(data, contexts), share_out(labels, contexts))
-        results = [self._loss.errors(self.network(x), y) for x, y in shares]
+        results = [self._loss.errors(self.network(self._cast(x)), y) for x, y in shares]
         return sum(float(result.asscalar()) for result in results)
 
 
@@ -207,7 +257,24 @@ def _read_twice(network: Any) -> Set[str]:
     return {name for name, count in counts.items() if count > 1}
 
 
-def _state_arrays(state: Any) -> List[Any]:
+def _is_half(parameter: gluon.Parameter) -> bool:
+    return np.dtype(parameter.dtype) == np.float16
+
+
+def _all_finite(arrays: Sequence[Any]) -> Any:
+    """(1,) on the arrays' device: 1 where every number in them is finite, else 0."""
+    flags = []
+    for dtype in (np.float16, np.float32):
+        same = [array for array in arrays if array.dtype == dtype]
+        parts = [same[start : start + _MOST_ARRAYS] for start in range(0, len(same), _MOST_ARRAYS)]
+        flags += [mx.nd.multi_all_finite(*part, num_arrays=len(part)) for part in parts]
+    return functools.reduce(mx.nd.minimum, flags)
+
+
+def _state_arrays(parameter: gluon.Parameter, state: Any) -> List[Any]:
+    """What an optimizer keeps of a parameter, without a float32 copy of the parameter itself."""
     if state is None:
         return []
+    if _is_half(parameter):
+        state = state[1]
     return list(state) if isinstance(state, (list, tuple)) else [state]

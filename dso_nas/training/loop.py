@@ -204,7 +204,8 @@ class Loop:
     def _diverged(self, step: int, what: str) -> UserError:
         name = self._task.name
         return UserError(f"{name}: {what} at epoch {self._epoch + 1}, step {step + 1}; the last good checkpoint is "
-                         f"kept, lower {name}.learning_rate or set {name}.clip_gradient")
+                         f"kept, lower {name}.learning_rate, set {name}.clip_gradient, or give --dtype float32 if the "
+                         "run was in float16")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 
 IGNORED = 255
 
@@ -26,7 +27,8 @@ def softmax_cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> A
 class Loss:
     """A loss for each image of a batch, and what counts as an error in it.
 
-    Outputs are logits, or a pair with the auxiliary head's, whose loss counts `auxiliary_weight` times.
+    Outputs are logits, or a pair with the auxiliary head's, whose loss counts `auxiliary_weight` times. All is computed
+    in float32, of float16 logits too.
     """
 
     def __init__(self, auxiliary_weight: float = 0.0) -> None:
@@ -35,8 +37,8 @@ class Loss:
     def __call__(self, outputs: Any, labels: Any) -> Any:
         """Loss per image, (B,)."""
         if not isinstance(outputs, (list, tuple)):
-            return self.of(outputs, labels)
-        main, auxiliary = (self.of(logits, labels) for logits in outputs)
+            return self.of(_single(outputs), labels)
+        main, auxiliary = (self.of(_single(logits), labels) for logits in outputs)
         return main + self._auxiliary_weight * auxiliary
 
     def of(self, logits: Any, labels: Any) -> Any:
@@ -61,7 +63,7 @@ class ClassificationLoss(Loss):
 
     def errors(self, outputs: Any, labels: Any) -> Any:
         """See Loss."""
-        return (main_output(outputs).argmax(axis=1) != labels).sum()
+        return (_single(main_output(outputs)).argmax(axis=1) != labels).sum()
 
 
 class SegmentationLoss(Loss):
@@ -79,12 +81,17 @@ class SegmentationLoss(Loss):
 
     def errors(self, outputs: Any, labels: Any) -> Any:
         """See Loss."""
-        return _pixel_means(main_output(outputs).argmax(axis=1) != labels, labels != IGNORED).sum()
+        return _pixel_means(_single(main_output(outputs)).argmax(axis=1) != labels, labels != IGNORED).sum()
 
 
 def main_output(outputs: Any) -> Any:
     """A network's own logits, without the auxiliary head's."""
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+
+
+def _single(logits: Any) -> Any:
+    """Logits in float32; the same array if they are."""
+    return logits if logits.dtype == np.float32 else mx.nd.cast(logits, "float32")
 
 
 def _pixel_means(values: Any, known: Any) -> Any:

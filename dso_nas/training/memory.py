@@ -20,17 +20,21 @@ __all__ = ["Group", "block_groups", "forward_backward", "mirrored_forward_backwa
 Loss = Callable[[Any, Any], Any]
 
 
-def forward_backward(network: Any, data: Any, labels: Any, loss: Loss, paths: Optional[Any] = None) -> Tuple[Any, Any]:
-    """Keep everything: (outputs, loss per image); gradients are written or added as each parameter asks."""
+def forward_backward(network: Any, data: Any, labels: Any, loss: Loss, paths: Optional[Any] = None,
+                     scale: Optional[float] = None) -> Tuple[Any, Any]:
+    """Keep everything: (outputs, loss per image); gradients are written or added as each parameter asks.
+
+    They are the gradients of the sum of the losses, `scale` times.
+    """
     with autograd.record():
         outputs = network(data) if paths is None else network(data, paths)
         losses = loss(outputs, labels)
-    losses.backward()
+    losses.backward(_head(losses, scale))
     return outputs, losses
 
 
 def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, groups: Sequence[Group],
-                              wanted: Sequence[bool]) -> Tuple[Any, Any]:
+                              wanted: Sequence[bool], scale: Optional[float] = None) -> Tuple[Any, Any]:
     """Keep each group's input only; the same numbers as `forward_backward`.
 
     `groups` are ranges over the segments from the first on, in order; what is behind the last one (the head at least)
@@ -39,7 +43,7 @@ def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, 
     (`grad_req='add'`). Segments must not draw random numbers.
     """
     if not groups:
-        return forward_backward(network, data, labels, loss)
+        return forward_backward(network, data, labels, loss, scale=scale)
     segments, mirrored = network.segments, groups[-1][1]
     inputs: List[Any] = []
     x = data
@@ -55,9 +59,14 @@ def mirrored_forward_backward(network: Any, data: Any, labels: Any, loss: Loss, 
     with autograd.record():
         outputs = _run(segments[mirrored:], x)
         losses = loss(outputs, labels)
-    losses.backward()
+    losses.backward(_head(losses, scale))
     _backward_through(segments, groups, inputs, x.grad, list(wanted).index(True))
     return outputs, losses
+
+
+def _head(losses: Any, scale: Optional[float]) -> Optional[Any]:
+    """The gradient that the backward pass begins with; None stands for ones."""
+    return None if scale is None else mx.nd.full(losses.shape, scale, ctx=losses.context, dtype=losses.dtype)
 
 
 def _backward_through(segments: Sequence[HybridBlock], groups: Sequence[Group], inputs: List[Any], gradient: Any,

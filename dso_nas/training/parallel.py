@@ -13,12 +13,21 @@ from dso_nas.training.distributed import SummingStore
 from dso_nas.training.workers import DEVICE_STORES, WORKER_STORES, Workers, workers
 
 
-def choose_contexts(gpus: Optional[str] = None, cpus: Optional[int] = None) -> List[mx.Context]:
+def choose_contexts(gpus: Optional[str] = None, cpus: Optional[int] = None,
+                    dtype: str = "float32") -> List[mx.Context]:
     """Contexts for `--gpus 0,1` or `--cpus N`; without either all GPUs, else one CPU.
 
     Raises:
-        UserError: both are given, a GPU that is not there, a count below one.
+        UserError: both are given, a GPU that is not there, a count below one; a CPU, and training in float16.
     """
+    contexts = _chosen(gpus, cpus)
+    if dtype == "float16" and contexts[0].device_type == "cpu":
+        raise UserError("--dtype float16: needs a GPU, MXNet has no float16 Convolution or FullyConnected for the CPU; "
+                        "give --gpus, or --dtype float32")
+    return contexts
+
+
+def _chosen(gpus: Optional[str], cpus: Optional[int]) -> List[mx.Context]:
     if gpus is not None and cpus is not None:
         raise UserError("--gpus and --cpus: give one of them")
     if gpus is not None:

@@ -64,3 +64,11 @@ def test_a_pruned_network_takes_less() -> None:
     empty = dataclasses.replace(full, blocks={"shared": dataclasses.replace(shared, connections={}, outputs=())})
     sizes = [plan_memory(spec, genotype, 8, "none").activations for genotype in (full, pruned, empty)]
     assert sizes[0] > 3 * sizes[1] > 3 * sizes[2] > 0
+
+
+def test_float16_halves_activations_alone():
+    single, half = (plan_memory(PAPER, None, 8, "none", dtype=dtype) for dtype in ("float32", "float16"))
+    assert single.activations == 2 * half.activations and single.parameters == half.parameters
+    limit = plan_memory(PAPER, None, 8, "none").total_mb - 1
+    assert plan_memory(PAPER, None, 8, "auto", limit).groups != ()
+    assert plan_memory(PAPER, None, 8, "auto", limit, dtype="float16").groups == ()

@@ -216,3 +216,11 @@ def test_broken_content_is_refused_in_one_line(name, tmp_path):
 def test_a_genotype_that_does_not_fit(change, message):
     with pytest.raises(GenotypeError, match=message):
         dataclasses.replace(MobileGenotype.full(TINY), **change).check_fits(TINY)
+
+
+def test_a_genotype_does_not_fit_the_other_space():
+    normal = NetworkSpec(BlockTopology(1, ("max_pool_3x3",)), "cifar", (1,), (4,), 10, (3, 32, 32))
+    with pytest.raises(GenotypeError, match="space: the genotype is of 'mobile', the network is not"):
+        MobileGenotype.full(TINY).check_fits(normal)
+    with pytest.raises(GenotypeError, match="space: the genotype is of 'normal', the network is not"):
+        Genotype.full(normal, "share").check_fits(TINY)

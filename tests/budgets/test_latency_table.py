@@ -61,6 +61,7 @@ def test_another_space_is_one_line():
     ({"entries": {"stem": {"milliseconds": -1.0, "spread": 0}}}, "entries.stem.milliseconds: -1.0 is not a finite"),
     ({"entries": {"stem": {"milliseconds": float("nan"), "spread": 0}}}, "milliseconds: nan is not a finite"),
     ({"entries": {"stem": {"milliseconds": "1", "spread": 0}}}, "milliseconds: '1' is not a finite"),
+    ({"entries": {"stem": {"milliseconds": 10**400, "spread": 0}}}, "milliseconds: 1000+ is not a finite"),
     ({"check": {"architectures": 30}}, "check: 'rank_correlation' is missing"),
 ])
 def test_a_damaged_file_names_the_key(content, changes, said):

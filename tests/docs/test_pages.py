@@ -68,7 +68,7 @@ def run_tool(words, line):
         assert words[0] in tools.TOOLS, line
     else:
         if words[0] == "latency":
-            words = [*words, *settings(SHORT["demo"])]
+            words = [*words, *settings(SHORT.get(words[words.index("--recipe") + 1], []))]
         assert tools.main(words) in (0, 1 if words[0] == "doctor" else 0), line
 
 
