@@ -7,6 +7,7 @@ from typing import Dict, NamedTuple, Tuple
 
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.environment import THREADS_VARIABLE, chosen
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 LIVE = (100, 50, 25, 10)
@@ -39,8 +40,8 @@ def depth_case(blocks: int) -> Case:
 
 CASES: Dict[str, Case] = {
     "block": Case("one block, width 16, 32x32", 4, "cifar", (1,), (16,), 10, 32, 64),
-    "demo": Case("the demo's", 3, "cifar", (1, 1, 1), (8, 16, 32), 10, 32, 64),
-    "cifar": Case("the paper's, CIFAR", 4, "cifar", (8, 8, 8), (48, 96, 192), 10, 32, 4),
+    "demo": Case("the demo's", 2, "cifar", (1, 1, 1), (8, 16, 32), 10, 32, 64),
+    "cifar": Case("the paper's, CIFAR", 4, "cifar", (8, 8, 8), (48, 96, 192), 10, 32, 16),
     "imagenet": Case("the paper's, ImageNet", 4, "imagenet", (2, 2, 13, 6), (28, 56, 112, 224), 1000, 224, 2),
     **{f"depth{blocks}": depth_case(blocks) for blocks in DEPTHS},
 }
@@ -51,12 +52,15 @@ SIZES = ("block", "demo", "cifar", "imagenet")
 
 
 def environment(published: bool, exact: bool) -> Dict[str, str]:
-    """Variables of a measuring process: `published` leaves allocator and memory planner as MXNet finds them.
+    """Variables of a measuring process: `published` leaves allocator, planner and threads as MXNet finds them.
 
     `exact` makes memory go back to the system at once, so that what is resident is what is in use.
     """
-    variables = {**os.environ, "DSO_NAS_MALLOC": "default" if published or exact else "keep",
-                 "NNVM_EXEC_MATCH_RANGE": "16" if published else "1"}
+    variables = {name: value for name, value in os.environ.items() if not published or chosen.get(name) != value}
+    variables.update(DSO_NAS_MALLOC="default" if published or exact else "keep",
+                     NNVM_EXEC_MATCH_RANGE="16" if published else "1")
+    if published:
+        variables.setdefault(THREADS_VARIABLE, str(max(1, len(os.sched_getaffinity(0)) // 2)))
     if exact:
         variables.update(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536")
     return variables

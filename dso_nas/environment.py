@@ -1,8 +1,8 @@
 """What must hold in a process before MXNet is loaded.
 
-The environment variables that keep gradients right and memory plans tight, the C library's allocator told to keep what
-is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU works: that is for
-the command line.
+The environment variables that keep gradients right, memory plans tight and all cores busy, the C library's allocator
+told to keep what is freed, and the CUDA libraries of NVIDIA's wheels. Nothing here imports MXNet or asks whether a GPU
+works: that is for the command line.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Iterable, Optional, Tuple
+from typing import Dict, Iterable, Optional, Tuple
 
 GRADIENT_VARIABLE = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
 GRADIENT_VALUE = 1_000_000
 CUDA_DISTRIBUTION = "mxnet-cu112"
 PLANNER_VARIABLE = "NNVM_EXEC_MATCH_RANGE"
 MALLOC_VARIABLE = "DSO_NAS_MALLOC"
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+SHARERS_VARIABLE = "DSO_NAS_SHARERS"
+# More than one thread pays only if small operators use them too, which MXNet's own measurement at start-up forbids on
+# a busy machine, and if threads wait for the next operator awake, but not for long.
+THREADED_VARIABLES = {"MXNET_USE_OPERATOR_TUNING": "0", "GOMP_SPINCOUNT": "30000"}
+SMT_FILE = Path("/sys/devices/system/cpu/smt/active")
 # glibc's mallopt: one arena, no block by mmap, never give the heap's top back, grow it by 256 MB.
 MALLOC_SETTINGS = ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 # Dependencies first: a library finds those it needs among the ones already loaded.
@@ -38,6 +44,10 @@ CUDA_LIBRARIES = (
 )
 
 
+# What this process chose for this machine: not for the processes it starts on another.
+chosen: Dict[str, str] = {}
+
+
 def prepare() -> None:
     """Make the process ready for `import mxnet`.
 
@@ -53,6 +63,8 @@ def prepare() -> None:
         # The wheel was built against cuDNN 8.1.1 and would warn about the 8.9 that it runs with.
         os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
         preload_cuda(nvidia_folders())
+    else:
+        use_cores()
 
 
 def guarantee_gradients() -> None:
@@ -95,6 +107,29 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(option, value) == 1 for option, value in MALLOC_SETTINGS])
+
+
+def use_cores() -> None:
+    """Give MXNet's operators a thread on every core, if nobody has said how many.
+
+    MXNet takes half of the processors, because two of them are often one core (SMT). Where they are not, half of the
+    machine would idle. `DSO_NAS_SHARERS`, a number of processes that train on this machine together, divides the cores.
+    """
+    if THREADS_VARIABLE in os.environ or not _cores_are_whole():
+        return
+    sharers = os.environ.get(SHARERS_VARIABLE, "")
+    threads = max(1, len(os.sched_getaffinity(0)) // max(1, int(sharers) if sharers.isdigit() else 1))
+    chosen[THREADS_VARIABLE] = str(threads)
+    if threads > 1:
+        chosen.update({name: value for name, value in THREADED_VARIABLES.items() if name not in os.environ})
+    os.environ.update(chosen)
+
+
+def _cores_are_whole() -> bool:
+    try:
+        return SMT_FILE.read_text().strip() == "0"
+    except OSError:
+        return False
 
 
 def is_installed(distribution: str) -> bool:

@@ -1,11 +1,12 @@
-"""The allocator, and the CUDA libraries of NVIDIA's wheels, with folders and distributions made up here."""
+"""The allocator, the threads, and the CUDA libraries of NVIDIA's wheels, in folders made up here."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import pytest
 
@@ -120,3 +121,24 @@ def test_memory_plans_are_tight_unless_asked_otherwise(
         monkeypatch.delenv(environment.PLANNER_VARIABLE)
     environment.prepare()
     assert environment.os.environ[environment.PLANNER_VARIABLE] == after
+
+
+@pytest.mark.parametrize("smt, sharers, variables, threads", [
+    ("0\n", "", {}, "6"), ("0\n", "2", {}, "3"), ("0\n", "7", {}, "1"), ("0\n", "words", {}, "6"),
+    ("1\n", "", {}, None), ("", "", {}, None), ("0\n", "", {"OMP_NUM_THREADS": "4"}, "4")])
+def test_operators_get_every_core_that_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smt: str, sharers: str, variables: Dict[str, str],
+    threads: Optional[str]
+) -> None:
+    clean = {name: value for name, value in os.environ.items()
+             if name not in (environment.THREADS_VARIABLE, *environment.THREADED_VARIABLES)}
+    monkeypatch.setattr(os, "environ", {**clean, environment.SHARERS_VARIABLE: sharers, **variables})
+    monkeypatch.setattr(environment, "chosen", {})
+    monkeypatch.setattr(environment, "SMT_FILE", tmp_path / "active")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    if smt:
+        environment.SMT_FILE.write_text(smt)
+    environment.use_cores()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    assert ("GOMP_SPINCOUNT" in os.environ) == (threads not in ("1", "4", None))
+    assert environment.chosen.get("OMP_NUM_THREADS") == (None if variables else threads)

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from dso_nas.environment import SHARERS_VARIABLE
 from dso_nas.errors import UserError
 from dso_nas.launching.member import Member
 
@@ -35,6 +36,10 @@ class Plan(NamedTuple):
     python: str
     stop_seconds: float
     variables: Dict[str, str]
+
+    def workers_on(self, host: str) -> int:
+        """The number of workers that share `host`."""
+        return sum(self.hosts[number % len(self.hosts)] == host for number in range(self.workers))
 
 
 class Job:
@@ -73,7 +78,7 @@ class Job:
         plan = self._plan
         variables = {"DMLC_ROLE": role, "DMLC_PS_ROOT_URI": plan.address, "DMLC_PS_ROOT_PORT": str(plan.port),
                      "DMLC_NUM_WORKER": str(plan.workers), "DMLC_NUM_SERVER": str(plan.servers),
-                     "DSO_NAS_RANK": str(number), **plan.variables}
+                     "DSO_NAS_RANK": str(number), SHARERS_VARIABLE: str(plan.workers_on(host)), **plan.variables}
         if set(plan.hosts) == {"localhost"}:
             variables["DMLC_NODE_HOST"] = plan.address
         self._members.append(Member(role, number, host, command, variables, plan.python))

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Dict, List, Mapping, Optional, Sequence
 
+from dso_nas.environment import chosen
+
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5",
                "-o", "ServerAliveCountMax=2")
@@ -38,7 +40,9 @@ class Member:
         self.title = f"{role} {number} on {host}"
         self.last_words = ""
         guarded = [python, _GUARD, *command]
-        environment = {**os.environ, **variables}
+        # The number of threads is for each machine and its members to choose.
+        inherited = {name: value for name, value in os.environ.items() if chosen.get(name) != value}
+        environment = {**inherited, **variables}
         if not self.is_local:
             guarded = ["ssh", *SSH_OPTIONS, host, _remote_line(guarded, environment)]
         self._process = subprocess.Popen(guarded, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
