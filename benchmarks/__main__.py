@@ -75,7 +75,7 @@ def compare(case: str, quick: bool) -> Dict[str, Any]:
         published = way == "literal"
         result[way] = {
             **measure("speed", published, case=case, way=way, repetitions=repetitions(case, way, quick)),
-            **{"peak_mb": measure("memory", published, True, case=case, way=way)["peak_mb"]},
+            **measure("memory", published, True, case=case, way=way),
             **(measure("planned", published, case=case, way=way) if way != "mirrored" else {}),
         }
     for way in () if case in ("block", "imagenet") else ("literal", "plain"):
@@ -100,9 +100,15 @@ def run(sizes: List[str], quick: bool) -> Dict[str, Any]:
     results["sizes"] = {case: compare(case, quick) for case in sizes}
     results["live"] = {percent: measure("live", case="demo" if quick else "cifar", percent=percent, repetitions=3)
                        for percent in LIVE}
-    results["depth"] = {blocks: {way: measure("memory", exact=True, case=f"depth{blocks}", way=way)
-                                 for way in ("plain", "mirrored")} for blocks in DEPTHS}
+    results["depth"] = {blocks: {way: depth(f"depth{blocks}", way, quick) for way in ("plain", "mirrored")}
+                        for blocks in DEPTHS}
     return results
+
+
+def depth(case: str, way: str, quick: bool) -> Dict[str, Any]:
+    """Memory and speed of a chain of equal blocks."""
+    return {**measure("memory", exact=True, case=case, way=way),
+            **measure("speed", case=case, way=way, repetitions=repetitions(case, way, quick))}
 
 
 def main() -> None:

@@ -23,9 +23,11 @@ PLANNER_VARIABLE = "NNVM_EXEC_MATCH_RANGE"
 MALLOC_VARIABLE = "DSO_NAS_MALLOC"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 SHARERS_VARIABLE = "DSO_NAS_SHARERS"
-# More than one thread pays only if small operators use them too, which MXNet's own measurement at start-up forbids on
-# a busy machine, and if threads wait for the next operator awake, but not for long.
-THREADED_VARIABLES = {"MXNET_USE_OPERATOR_TUNING": "0", "GOMP_SPINCOUNT": "30000"}
+# What more than one thread needs to pay: that small operators use them too, which MXNet's own measurement at start-up
+# forbids on a busy machine; that threads wait awake for the next operator, but not for long; and that copying does not
+# start threads of its own outside the engine: with more threads than cores OpenMP lets those that wait sleep at once.
+THREADED_VARIABLES = {"MXNET_USE_OPERATOR_TUNING": "0", "GOMP_SPINCOUNT": "30000",
+                      "MXNET_CPU_PARALLEL_SIZE": "1000000000"}
 SMT_FILE = Path("/sys/devices/system/cpu/smt/active")
 # glibc's mallopt: one arena, no block by mmap, never give the heap's top back, grow it by 256 MB.
 MALLOC_SETTINGS = ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28))
