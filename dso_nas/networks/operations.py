@@ -21,9 +21,37 @@ def convolution(channels: int, in_channels: int, kernel: int, prefix: str, strid
                      groups=groups, in_channels=in_channels, use_bias=False, prefix=f"{prefix}_")
 
 
-def batch_norm(channels: int, prefix: str, fix_gamma: bool = False) -> nn.BatchNorm:
+class BatchNorm(nn.BatchNorm):
+    """MXNet's BatchNorm, of one device's images, or with `devices` above one of those of all devices of the process.
+
+    Every device must then run the layer: each waits in it for the others.
+    """
+
+    devices = 1
+
+    def hybrid_forward(self, F: Any, x: Any, gamma: Any, beta: Any, running_mean: Any, running_var: Any) -> Any:
+        """See the class."""
+        arrays = (x, gamma, beta, running_mean, running_var)
+        if self.devices == 1:
+            return super().hybrid_forward(F, *arrays)
+        options = {name: value for name, value in self._kwargs.items() if name != "axis"}
+        # The devices find each other by the key, which must not serve other numbers of channels or devices as well.
+        key = f"{self.prefix}{self.gamma.shape[0]}x{self.devices}"
+        return F.contrib.SyncBatchNorm(*arrays, ndev=self.devices, key=key, **options)
+
+
+def synchronise(network: HybridBlock, devices: int) -> None:
+    """Let every BatchNorm of a network that is not compiled yet take the statistics of `devices` devices together."""
+    def tell(block: HybridBlock) -> None:
+        if isinstance(block, BatchNorm):
+            block.devices = devices
+
+    network.apply(tell)
+
+
+def batch_norm(channels: int, prefix: str, fix_gamma: bool = False) -> BatchNorm:
     """BatchNorm with epsilon 2e-5 and momentum 0.9; `fix_gamma` holds the scale at one (paper, section 4.1)."""
-    return nn.BatchNorm(in_channels=channels, scale=not fix_gamma, prefix=f"{prefix}_", **BATCH_NORM)
+    return BatchNorm(in_channels=channels, scale=not fix_gamma, prefix=f"{prefix}_", **BATCH_NORM)
 
 
 class ConvBNReLU(HybridBlock):

@@ -20,7 +20,7 @@ from dso_nas.architecture.segmentation_cost import AUXILIARY_STAGE, HEAD_CHANNEL
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.derived import derived_units
 from dso_nas.networks.network import Network
-from dso_nas.networks.operations import BATCH_NORM, ConvBNReLU, batch_norm
+from dso_nas.networks.operations import BATCH_NORM, BatchNorm, ConvBNReLU, batch_norm
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.learner import load_parameters
 
@@ -70,8 +70,8 @@ def _pyramid(spec: NetworkSpec, channels: int) -> HybridConcurrent:
     with branches.name_scope():
         branches.add(ConvBNReLU(channels, width, 1, "conv1x1"))
         for rate in aspp_rates(spec):
-            branches.add(_ASPPConv(width, channels, rate, nn.BatchNorm, BATCH_NORM))
-        branches.add(_AsppPooling(width, channels, nn.BatchNorm, BATCH_NORM, height, length))
+            branches.add(_ASPPConv(width, channels, rate, BatchNorm, BATCH_NORM))
+        branches.add(_AsppPooling(width, channels, BatchNorm, BATCH_NORM, height, length))
     return branches
 
 

@@ -345,6 +345,7 @@ class Recipe(Section):
     profile: str = key(choice(*PROFILES), "the profile that was laid over it", "default")
     seed: int = key(integer(0, 2**31 - 1), "seed of everything random but the division of the data", 0)
     dtype: str = key(choice(*DTYPES), "precision of training; float16 keeps float32 copies and needs a GPU", "float32")
+    sync_batch_norm: bool = key(boolean(), "BatchNorm takes the statistics of all devices of a machine together", False)
     memory: Memory = key(SectionRule(Memory), "memory against time", Memory())
     segmentation: Optional[Segmentation] = key(
         SectionRule(Segmentation, optional=True), "segmentation; null: classification", None
@@ -357,6 +358,10 @@ class Recipe(Section):
         widths, stages = self.retrain.widths, self.network.stages
         if widths is not None and len(widths) != stages:
             yield "retrain.widths", f"must have one entry for each of the network's {stages} stages"
+        if self.dtype == "float16" and self.sync_batch_norm:
+            yield "sync_batch_norm", "must be false where dtype is float16"
+        if self.sync_batch_norm and self.memory.mirroring != "none":
+            yield "sync_batch_norm", "must be false where memory.mirroring is not none: MXNet's layer cannot run again"
         if self.dtype == "float16" and self.segmentation is not None:
             yield "dtype", "must be float32 where there is a segmentation"
         if self.network.space == "mobile":

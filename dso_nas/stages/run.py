@@ -18,6 +18,7 @@ from dso_nas.data.batches import Batches, OrderedBatches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
 from dso_nas.networks.network import PublishedInitializer
+from dso_nas.networks.operations import synchronise
 from dso_nas.optimizers.schedules import make_schedule
 from dso_nas.recipes import Recipe
 from dso_nas.stages.spaces import NormalSpace, make_space
@@ -26,6 +27,7 @@ from dso_nas.training.learner import PARAMETER, Learner
 from dso_nas.training.loop import Loop, Task
 from dso_nas.training.losses import ClassificationLoss, Loss
 from dso_nas.training.monitor import Monitor
+from dso_nas.training.parallel import check_can_synchronise
 from dso_nas.training.workers import workers
 from dso_nas.training.workfolder import WorkFolder
 
@@ -154,7 +156,14 @@ class Run:
         return self.compiled(network)
 
     def compiled(self, network: Any) -> Any:
-        """`network` with initial values, compiled, in the recipe's precision; BatchNorm stays in float32."""
+        """`network` with initial values, compiled, in the recipe's precision; BatchNorm stays in float32.
+
+        Raises:
+            UserError: sync_batch_norm on devices on which MXNet would hang.
+        """
+        if self.recipe.sync_batch_norm:
+            check_can_synchronise(self.contexts)
+            synchronise(network, len(self.contexts))
         network.initialize(PublishedInitializer(), ctx=list(self.contexts))
         if self.recipe.dtype != "float32":
             network.cast(self.recipe.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import List, Optional, Sequence
 
 import mxnet as mx
@@ -11,6 +12,9 @@ from mxnet.gluon import Parameter
 from dso_nas.errors import UserError
 from dso_nas.training.distributed import SummingStore
 from dso_nas.training.workers import DEVICE_STORES, WORKER_STORES, Workers, workers
+
+# The scratch buffers that MXNet's operators on the CPU share.
+BUFFERS_VARIABLE, BUFFERS = "MXNET_CPU_TEMP_COPY", 4096
 
 
 def choose_contexts(gpus: Optional[str] = None, cpus: Optional[int] = None,
@@ -59,6 +63,22 @@ def _gpu_count() -> int:
         return mx.context.num_gpus()
     except mx.MXNetError:
         return 0
+
+
+def check_can_synchronise(contexts: Sequence[mx.Context]) -> None:
+    """Make sure that BatchNorms may wait for each other on these devices (`sync_batch_norm`).
+
+    MXNet gives all CPU devices the same few scratch buffers in turn, and an operator waits for the one that had its
+    buffer before. Where that one waits for another device's BatchNorm the process hangs, unless there are more buffers
+    than operators on their way.
+
+    Raises:
+        UserError: several CPU devices, and too few buffers.
+    """
+    buffers = os.environ.get(BUFFERS_VARIABLE, "")
+    if len(contexts) > 1 and contexts[0].device_type == "cpu" and not (buffers.isdigit() and int(buffers) >= BUFFERS):
+        raise UserError(f"sync_batch_norm: on several CPU devices MXNet hangs with few scratch buffers; set "
+                        f"{BUFFERS_VARIABLE}={BUFFERS} in the environment before the start")
 
 
 def share_out(array: np.ndarray, contexts: Sequence[mx.Context]) -> List[mx.nd.NDArray]:

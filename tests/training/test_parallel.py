@@ -1,23 +1,21 @@
 """One device against two: the same lambdas and the same genotype; parts of batches; workers that are alone."""
 
+import os
+import re
+import subprocess
+import sys
+
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import gluon
 
-from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.pruning import prune
-from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
-from dso_nas.networks import blocks, network, operations
-from dso_nas.networks.supernet import SuperNet
-from dso_nas.optimizers import APGNAG
-from dso_nas.training.learner import Learner
-from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import block_groups
+from dso_nas.networks import operations
+from dso_nas.training import parallel
 from dso_nas.training.parallel import GradientExchange
 from dso_nas.training.workers import Workers, joined, workers
 from tests.distributed.equality import largest_difference, make_learner, train
+from tests.training.small_search import searched
 
 
 @pytest.mark.parametrize("kvstore", ["local", "device"])
@@ -32,45 +30,33 @@ def test_batch_norm_differs_and_so_the_comparison_sees_something():
     assert largest_difference(one, {name: two[name] for name in one}) > 1e-3
 
 
-def searched(devices, mirrored, monkeypatch):
-    """Lambdas after every step, and the genotype, of a small search whose BatchNorms take no statistics of a batch."""
-    def fixed(channels, prefix, fix_gamma=False):
-        return gluon.nn.BatchNorm(in_channels=channels, scale=not fix_gamma, use_global_stats=True,
-                                  prefix=f"{prefix}_", **operations.BATCH_NORM)
-
-    for module in (operations, blocks, network):
-        if hasattr(module, "batch_norm"):
-            monkeypatch.setattr(module, "batch_norm", fixed)
-    spec = NetworkSpec(BlockTopology(2, ("sep_conv_3x3", "avg_pool_3x3")), "cifar", (2, 1), (4, 6), 4, (3, 8, 8))
-    layout = LambdaLayout(spec, "share")
-    contexts = [mx.cpu(index) for index in range(devices)]
-    supernet = SuperNet(layout)
-    mx.random.seed(7)
-    supernet.initialize(network.PublishedInitializer(), ctx=contexts)
-    supernet.hybridize_segments()
-    groups = block_groups(len(supernet.segments)) if mirrored else None
-    learner = Learner(supernet, contexts, ClassificationLoss(), "device", groups)
-    weights = [p for name, p in supernet.collect_params().items() if name not in supernet.lambdas]
-    learner.add_group("weights", weights, APGNAG(learning_rate=0.1, momentum=0.9, wd=1e-3))
-    learner.add_group("lambdas", list(supernet.lambdas.values()), APGNAG(learning_rate=0.1, momentum=0.5, gamma=0.55))
-    rng, trajectory = np.random.default_rng(0), []
-    for _ in range(8):
-        data = rng.normal(size=(16, 3, 8, 8)).astype(np.float32)
-        labels = rng.integers(0, 4, 16).astype(np.float32)
-        learner.step("weights", data, labels, 0.1)
-        learner.step("lambdas", data, labels, 0.1)
-        trajectory.append(np.concatenate([value.ravel() for value in learner.values(supernet.lambdas).values()]))
-    ones = {name: np.ones(shape, np.float32) for name, shape in layout.shapes().items()}
-    return np.stack(trajectory), prune(layout, learner.values(supernet.lambdas), ones).genotype
-
-
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_two_devices_find_what_one_finds(mirrored, monkeypatch):
-    one, expected = searched(1, False, monkeypatch)
-    two, found = searched(2, mirrored, monkeypatch)
+    # BatchNorms that take no statistics of a batch.
+    monkeypatch.setitem(operations.BATCH_NORM, "use_global_stats", True)
+    one, expected = searched(1, False, synchronised=False)
+    two, found = searched(2, mirrored, synchronised=False)
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
     assert found == expected
     assert (one[-1] == 0).any() and (one[-1] > 0).any()
+
+
+def test_two_devices_with_batch_norms_of_both_find_what_one_finds():
+    environment = {**os.environ, parallel.BUFFERS_VARIABLE: str(parallel.BUFFERS)}
+    done = subprocess.run([sys.executable, "-m", "tests.training.small_search"], env=environment, capture_output=True,
+                          text=True, timeout=120, check=False)
+    found = re.search(r"differ by (\S+), the genotype is the same, (\d+) lambdas are zero", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found.group(1)) < 1e-5 and int(found.group(2)) > 0
+
+
+def test_batch_norms_of_several_cpu_devices_need_buffers(monkeypatch):
+    monkeypatch.setenv(parallel.BUFFERS_VARIABLE, "64")
+    with pytest.raises(UserError, match="sync_batch_norm: .* MXNET_CPU_TEMP_COPY=4096"):
+        parallel.check_can_synchronise([mx.cpu(0), mx.cpu(1)])
+    parallel.check_can_synchronise([mx.cpu(0)])
+    monkeypatch.setenv(parallel.BUFFERS_VARIABLE, "4096")
+    parallel.check_can_synchronise([mx.cpu(0), mx.cpu(1)])
 
 
 def exchange(rank, count, devices):
