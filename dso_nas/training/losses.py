@@ -90,8 +90,8 @@ def main_output(outputs: Any) -> Any:
 
 
 def _single(logits: Any) -> Any:
-    """Logits in float32; the same array if they are."""
-    return logits if logits.dtype == np.float32 else mx.nd.cast(logits, "float32")
+    """Logits of float16 in float32; the same array if they are of another type."""
+    return mx.nd.cast(logits, "float32") if logits.dtype == np.float16 else logits
 
 
 def _pixel_means(values: Any, known: Any) -> Any:
