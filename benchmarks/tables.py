@@ -25,11 +25,8 @@ def _speed(sizes: Mapping[str, Any]) -> str:
             seconds = size[way]
             cells = [f"{size['batch'] / seconds[kind]:.2f} ({base[kind] / seconds[kind]:.1f}x)"
                      for kind in ("weights", "lambdas")]
-            processor = [f"{base['processor'][kind] / seconds['processor'][kind]:.1f}x"
-                         for kind in ("weights", "lambdas")]
-            rows.append([size["title"], str(size["batch"]), way, *cells, *processor])
-    return table(["supernet", "batch", "run", "weight step, img/s", "lambda step, img/s",
-                  "weight step, by processor time", "lambda step, by processor time"], rows)
+            rows.append([size["title"], str(size["batch"]), way, *cells])
+    return table(["supernet", "batch", "run", "weight step, img/s", "lambda step, img/s"], rows)
 
 
 def _memory(sizes: Mapping[str, Any]) -> str:
