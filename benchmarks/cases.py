@@ -7,7 +7,7 @@ from typing import Dict, NamedTuple, Tuple
 
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
-from dso_nas.environment import THREADS_VARIABLE, chosen
+from dso_nas.environment import THREADS_VARIABLE, inherited
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 LIVE = (100, 50, 25, 10)
@@ -56,7 +56,7 @@ def environment(published: bool, exact: bool) -> Dict[str, str]:
 
     `exact` makes memory go back to the system at once, so that what is resident is what is in use.
     """
-    variables = {name: value for name, value in os.environ.items() if not published or chosen.get(name) != value}
+    variables = inherited()
     variables.update(DSO_NAS_MALLOC="default" if published or exact else "keep",
                      NNVM_EXEC_MATCH_RANGE="16" if published else "1")
     if published:

@@ -115,19 +115,16 @@ def resident(field: str) -> float:
 
 
 def speed(case: str, way: str, repetitions: int) -> Dict[str, Any]:
-    """Median seconds of a weight and of a lambda step, and the processor's."""
+    """Median seconds of a weight and of a lambda step."""
     return medians(stepper(build(CASES[case], way), CASES[case], way), repetitions)
 
 
-def medians(step: Step, repetitions: int) -> Dict[str, Any]:
+def medians(step: Step, repetitions: int) -> Dict[str, float]:
     """Medians over `repetitions` steps of each kind, after one that does not count."""
-    result: Dict[str, Any] = {"processor": {}}
+    result = {}
     for kind in KINDS:
         step(kind)
-        mx.nd.waitall()
-        start = time.process_time()
         result[kind] = float(np.median([timed(step, kind) for _ in range(repetitions)]))
-        result["processor"][kind] = (time.process_time() - start) / repetitions
     return result
 
 

@@ -46,7 +46,7 @@ CUDA_LIBRARIES = (
 )
 
 
-# What this process chose for this machine: not for the processes it starts on another.
+# What this process chose for this machine.
 chosen: Dict[str, str] = {}
 
 
@@ -125,6 +125,11 @@ def use_cores() -> None:
     if threads > 1:
         chosen.update({name: value for name, value in THREADED_VARIABLES.items() if name not in os.environ})
     os.environ.update(chosen)
+
+
+def inherited() -> Dict[str, str]:
+    """This process's variables without what `use_cores` chose: another process, or machine, chooses for itself."""
+    return {name: value for name, value in os.environ.items() if chosen.get(name) != value}
 
 
 def _cores_are_whole() -> bool:

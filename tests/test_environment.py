@@ -142,3 +142,5 @@ def test_operators_get_every_core_that_is_whole(
     assert os.environ.get("OMP_NUM_THREADS") == threads
     assert ("GOMP_SPINCOUNT" in os.environ) == (threads not in ("1", "4", None))
     assert environment.chosen.get("OMP_NUM_THREADS") == (None if variables else threads)
+    assert environment.inherited().get("OMP_NUM_THREADS") == variables.get("OMP_NUM_THREADS")
+    assert "GOMP_SPINCOUNT" not in environment.inherited()

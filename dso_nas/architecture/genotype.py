@@ -75,8 +75,7 @@ class Genotype(GenotypeFile):
         Raises:
             GenotypeError: saying what differs.
         """
-        if not isinstance(spec, NetworkSpec):
-            raise GenotypeError(f"space: the genotype is of '{self.space}', the network is not")
+        self._check_space(spec, NetworkSpec)
         if self.topology != spec.topology:
             ours, theirs = _describe(self.topology), _describe(spec.topology)
             raise GenotypeError(f"topology: the genotype has {ours}, the network has {theirs}")

@@ -60,6 +60,13 @@ def read(path: Union[str, Path]) -> Any:
 class GenotypeFile(abc.ABC):
     """A genotype as a JSON file; each search space has its own content."""
 
+    space: str
+
+    def _check_space(self, spec: Any, own: type) -> None:
+        """Refuse a macro-structure that is not of the class `own`, of this search space."""
+        if not isinstance(spec, own):
+            raise GenotypeError(f"space: the genotype is of '{self.space}', the network is not")
+
     def save(self, path: Union[str, Path]) -> None:
         """Write the JSON file; a reader sees the old file or the new one, never a part.
 

@@ -60,8 +60,7 @@ class MobileGenotype(GenotypeFile):
         Raises:
             GenotypeError: saying what differs.
         """
-        if not isinstance(spec, MobileSpec):
-            raise GenotypeError(f"space: the genotype is of '{self.space}', the network is not")
+        self._check_space(spec, MobileSpec)
         if self.operations != spec.operations:
             raise GenotypeError(f"operations: the genotype has {', '.join(self.operations)}, the network has "
                                 f"{', '.join(spec.operations)}")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Dict, List, Mapping, Optional, Sequence
 
-from dso_nas.environment import chosen
+from dso_nas.environment import inherited
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5",
@@ -40,9 +40,7 @@ class Member:
         self.title = f"{role} {number} on {host}"
         self.last_words = ""
         guarded = [python, _GUARD, *command]
-        # The number of threads is for each machine and its members to choose.
-        inherited = {name: value for name, value in os.environ.items() if chosen.get(name) != value}
-        environment = {**inherited, **variables}
+        environment = {**inherited(), **variables}
         if not self.is_local:
             guarded = ["ssh", *SSH_OPTIONS, host, _remote_line(guarded, environment)]
         self._process = subprocess.Popen(guarded, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -28,6 +28,15 @@ from dso_nas.recipes.rules import (
     optional,
     text,
 )
+from dso_nas.recipes.schedules import (
+    EPOCHS,
+    SCHEDULES,
+    ConstantSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    PolySchedule,
+    Schedule,
+)
 from dso_nas.recipes.yaml_text import dump_yaml
 
 SEGMENTATION_SETS = ("fashion-scenes", "voc2012", "voc-aug", "coco-voc", "coco-sbd-voc")
@@ -37,73 +46,9 @@ DTYPES = ("float32", "float16")
 TARGETS = ("target_parameters", "target_flops", "target_mac", "target_latency")
 REGULARIZATIONS = ("uniform", "adaptive_flops", "adaptive_mac", "adaptive_latency")
 
-_epochs = integer(1, 100_000)
 _probability = number(0, 1, below=True)
 _rate = number(above=True)
-_warmup = integer(0, 100_000)
 _ratio = listing(integer(1, 1000), 2, 2)
-
-
-@dataclass(frozen=True)
-class ConstantSchedule(Section):
-    """The learning rate as it stands."""
-
-    kind: str = key(choice("constant"), "the schedule's name", "constant")
-
-
-@dataclass(frozen=True)
-class StepSchedule(Section):
-    """The learning rate times `factor` after each of some epochs."""
-
-    kind: str = key(choice("step"), "the schedule's name")
-    milestones: Tuple[int, ...] = key(
-        listing(_epochs, 1, 1000, distinct=True), "epochs after which the rate changes"
-    )
-    factor: float = key(number(0, 1, above=True, below=True), "what the rate is multiplied by", 0.1)
-
-    def conflicts(self) -> Conflicts:
-        """Epochs that go back."""
-        if list(self.milestones) != sorted(self.milestones):
-            yield "milestones", "must grow from each to the next"
-
-
-@dataclass(frozen=True)
-class CosineSchedule(Section):
-    """From the learning rate down to `min_lr` along half a cosine, again and again (SGDR)."""
-
-    kind: str = key(choice("cosine"), "the schedule's name")
-    min_lr: float = key(number(), "the rate at the end of a period", 0.0)
-    period: int = key(optional(_epochs), "epochs of the first period; null: all, without a restart", None)
-    multiplier: int = key(integer(1, 100), "how many times longer each period is than the one before", 1)
-
-
-@dataclass(frozen=True)
-class LinearSchedule(Section):
-    """From `warmup_lr` up to the learning rate, then down to zero, both linearly."""
-
-    kind: str = key(choice("linear"), "the schedule's name")
-    warmup_epochs: int = key(_warmup, "epochs of the way up", 0)
-    warmup_lr: float = key(number(), "the rate at which the way up starts", 0.0)
-
-
-@dataclass(frozen=True)
-class PolySchedule(Section):
-    """From `warmup_lr` up to the learning rate linearly, then to zero as a power of the share of training left."""
-
-    kind: str = key(choice("poly"), "the schedule's name")
-    power: float = key(number(above=True), "the power", 2.0)
-    warmup_epochs: int = key(_warmup, "epochs of the way up", 0)
-    warmup_lr: float = key(number(), "the rate at which the way up starts", 0.0)
-
-
-Schedule = Union[ConstantSchedule, StepSchedule, CosineSchedule, LinearSchedule, PolySchedule]
-SCHEDULES = {
-    "constant": ConstantSchedule,
-    "step": StepSchedule,
-    "cosine": CosineSchedule,
-    "linear": LinearSchedule,
-    "poly": PolySchedule,
-}
 
 
 @dataclass(frozen=True)
@@ -159,7 +104,7 @@ class Memory(Section):
 class Training(Section):
     """What every stage that trains needs."""
 
-    epochs: int = key(_epochs, "epochs at most")
+    epochs: int = key(EPOCHS, "epochs at most")
     batch_size: int = key(integer(1, 1_000_000), "images of a step, over all devices together")
     learning_rate: float = key(_rate, "the highest rate of the schedule")
     momentum: float = key(_probability, "Nesterov momentum of the weights", 0.9)
@@ -195,9 +140,9 @@ class Search(Training):
         either(_probability, choice("apg")), "momentum of APG-NAG; apg: (t-2)/(t+1) as derived (Eq. 13)", 0.9
     )
     ratio: Tuple[int, int] = key(_ratio, "weight steps to lambda steps", (1, 1))
-    prune_every: int = key(_epochs, "epochs between two rebuilds without the dead connections", 5)
+    prune_every: int = key(EPOCHS, "epochs between two rebuilds without the dead connections", 5)
     patience: Optional[int] = key(
-        optional(_epochs), "epochs without a change of the connections that end the search; null: never", None
+        optional(EPOCHS), "epochs without a change of the connections that end the search; null: never", None
     )
     regularization: str = key(
         choice(*REGULARIZATIONS), "what a connection's gamma follows (Section 3.4)", "uniform"
@@ -319,7 +264,7 @@ class Compare(Section):
     random_architectures: int = key(integer(0, 1000), "random architectures of the same scope", 3)
     full_network: bool = key(boolean(), "the supernet's own architecture, narrowed", True)
     tolerance: float = key(number(0, 1, above=True), "allowed relative difference of parameters", 0.05)
-    epochs: Optional[int] = key(optional(_epochs), "epochs of their training; null: as retrain", None)
+    epochs: Optional[int] = key(optional(EPOCHS), "epochs of their training; null: as retrain", None)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.spaces import space_of
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.recipes import Recipe, load_recipe
-from dso_nas.recipes.schema import LinearSchedule
+from dso_nas.recipes.schedules import LinearSchedule
 
 FIGURES = Path(__file__).resolve().parents[1] / "golden" / "F_params_flops.json"
 NAMES = ("imagenet-share", "imagenet-full")

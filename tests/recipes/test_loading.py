@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dso_nas.errors import UserError
 from dso_nas.recipes import Recipe, load_recipe, recipe_names
 from dso_nas.recipes.loading import RECIPE_FOLDER
-from dso_nas.recipes.schema import ConstantSchedule, CosineSchedule
+from dso_nas.recipes.schedules import ConstantSchedule, CosineSchedule
 
 BASE = """
 data: {dataset: cifar10}

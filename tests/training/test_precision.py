@@ -29,9 +29,7 @@ class Branches(gluon.HybridBlock):
 
     def __init__(self):
         super().__init__(prefix="")
-        self.lam = gluon.Parameter("lambda_tiny", shape=(1, 3))
-        self._reg_params = {"lam": self.lam}
-        self.params._params.update({self.lam.name: self.lam})
+        self.lam = self.params.get("lambda_tiny", shape=(1, 3))
         self.bn = gluon.nn.BatchNorm(in_channels=3, prefix="bn_")
 
     def hybrid_forward(self, F, x, lam):
@@ -48,9 +46,7 @@ class Head(gluon.HybridBlock):
 
     def __init__(self):
         super().__init__(prefix="")
-        self.weight = gluon.Parameter("tiny_weight", shape=(4, 6))
-        self._reg_params = {"weight": self.weight}
-        self.params._params.update({self.weight.name: self.weight})
+        self.weight = self.params.get("tiny_weight", shape=(4, 6))
 
     def hybrid_forward(self, F, x, weight):
         """See the class."""
