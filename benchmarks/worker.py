@@ -18,6 +18,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.literal import LiteralNet
 from dso_nas.architecture.genotype import SHARED, Genotype
 from dso_nas.architecture.sampling import random_genotype
+from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.optimizers import apg_nag  # noqa: F401  (registers the optimizer)
@@ -87,6 +88,7 @@ def build(case: Case, way: str, genotype: Optional[Genotype] = None) -> Any:
     if way == "literal":
         network.hybridize()
     else:
+        tune_for_cpu(network)
         network.hybridize_segments()
     return network
 
@@ -177,6 +179,7 @@ def live(case: str, percent: int, repetitions: int) -> Dict[str, Any]:
     arrays = Learner(full, [mx.cpu()], ClassificationLoss()).state()
     network = SuperNet(CASES[case].layout(), genotype)
     network.initialize(PublishedInitializer())
+    tune_for_cpu(network)
     network.hybridize_segments()
     Learner(network, [mx.cpu()], ClassificationLoss()).load_state(arrays)
     mx.nd.waitall()

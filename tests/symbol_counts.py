@@ -65,7 +65,7 @@ def _layers(nodes: List[Node], batch_norm: bool, bias: bool) -> Iterator[Tuple[s
         inputs = [nodes[index] for index in node.inputs]
         if node.op == "BatchNorm" and batch_norm:
             yield inputs[1].name[: -len("_gamma")], (_size(inputs[1]) + _size(inputs[2]), 0, 0)
-        elif node.op == "Pooling":
+        elif node.op in ("Pooling", "mean"):
             yield _read_by(nodes, position), (0, 0, _size(inputs[0]) + _size(node))
         elif node.op in ("Convolution", "FullyConnected"):
             data, weight = inputs[:2]

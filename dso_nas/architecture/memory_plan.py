@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 from dso_nas.architecture.cost import network_cost
 from dso_nas.architecture.genotype import BlockGenotype, Genotype
 from dso_nas.architecture.segmentation_cost import segmentation_cost
-from dso_nas.architecture.topology import NetworkSpec, Unit
+from dso_nas.architecture.topology import NetworkSpec, Node, Unit
 from dso_nas.errors import UserError
 
 Group = Tuple[int, int]
@@ -59,16 +59,16 @@ def block_groups(segments: int) -> List[Group]:
 
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
                 limit_mb: Optional[float] = None, head_channels: Optional[int] = None,
-                dtype: str = "float32") -> MemoryPlan:
+                dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
     """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto'; `dtype` too).
 
     'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
-    `head_channels` are those of the DeepLab v3 head, None with the classifier.
+    `head_channels` are those of the DeepLab v3 head, None with the classifier. `tuned` as in `network_segments`.
 
     Raises:
         UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
     """
-    segments = network_segments(spec, genotype, head_channels)
+    segments = network_segments(spec, genotype, head_channels, tuned)
     costs = segmentation_cost(spec, genotype, head_channels) if head_channels else network_cost(spec, genotype)
     return plan_segments(segments, costs.total.parameters, batch, mirroring, limit_mb, dtype)
 
@@ -97,10 +97,11 @@ def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirr
 
 
 def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None,
-                     head_channels: Optional[int] = None) -> List[Segment]:
+                     head_channels: Optional[int] = None, tuned: bool = False) -> List[Segment]:
     """Stem, units and head in forward order; the completely connected network without a genotype.
 
-    The head is the DeepLab v3 one with `head_channels`, else the classifier.
+    The head is the DeepLab v3 one with `head_channels`, else the classifier. `tuned` counts what
+    `dso_nas.networks.blocks.tune_for_cpu` adds.
 
     Raises:
         GenotypeError: the genotype does not fit the network.
@@ -110,7 +111,7 @@ def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None,
     segments = [_stem(spec)]
     for unit in spec.units():
         if unit.kind == "block":
-            segments.append(_block(spec, unit, genotype.block(unit)))
+            segments.append(_block(spec, unit, genotype.block(unit), tuned))
         else:
             segments.append(_reduction(spec, unit, len(genotype.reduction(unit))))
     last = _map(spec, spec.stages, spec.widths[-1])
@@ -140,7 +141,7 @@ def _stem(spec: NetworkSpec) -> Segment:
     return Segment(channels * height * width, kept, 2 * first)
 
 
-def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype) -> Segment:
+def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype, tuned: bool) -> Segment:
     """Every operation keeps the input and the output of its BatchNorm and ReLU, from level 2 on its own input too."""
     size = _map(spec, unit.stage, unit.channels)
     shortcut = 2 if unit.first else 0
@@ -148,9 +149,19 @@ def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype) -> Segment:
         return Segment(size, shortcut * size, size)
     own = {"sep_conv": 1, "max_pool": 1, "avg_pool": 0}
     maps = sum(2 + own[spec.topology.operation(node).kind] + (node[0] > 1) for node in block.live_nodes)
+    if tuned:
+        maps += sum(_tuned_maps(spec, unit, node) for node in block.live_nodes)
     last = max(node[0] for node in block.live_nodes)
     gradients = sum(node[0] < last for node in block.live_nodes) + _IN_FLIGHT
     return Segment(size, (maps + 2 + shortcut) * size, gradients * size)
+
+
+def _tuned_maps(spec: NetworkSpec, unit: Unit, node: Node) -> int:
+    """The columns of a kernel but the middle ones; from level 2 on the input in another layout."""
+    operation, again = spec.topology.operation(node), int(node[0] > 1)
+    if operation.kind == "sep_conv" and operation.kernel > 3 and spec.stage_dilation(unit.stage) == 1:
+        return operation.kernel - 3 + again
+    return again if operation.kind == "max_pool" else 0
 
 
 def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:

@@ -82,9 +82,9 @@ class NormalSpace:
         return network_cost(spec, genotype, conventions)
 
     def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
-             dtype: str = "float32") -> MemoryPlan:
-        """The memory plan of a supernet's step with `images` on a device."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, dtype=dtype)
+             dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
+        """The memory plan of a supernet's step with `images` on a device; `tuned` where that is the CPU."""
+        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, dtype=dtype, tuned=tuned)
 
 
 class SegmentationSpace(NormalSpace):
@@ -104,9 +104,10 @@ class SegmentationSpace(NormalSpace):
         return segmentation_cost(spec, genotype, self.settings.head_channels, conventions)
 
     def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
-             dtype: str = "float32") -> MemoryPlan:
+             dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
         """See NormalSpace; with the head."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self.settings.head_channels, dtype)
+        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self.settings.head_channels, dtype,
+                           tuned)
 
 
 class MobileSpace(NormalSpace):
@@ -145,7 +146,7 @@ class MobileSpace(NormalSpace):
         return mobile_cost(spec, genotype, conventions)
 
     def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
-             dtype: str = "float32") -> MemoryPlan:
+             dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
         """See NormalSpace."""
         return plan_mobile_memory(self.spec, genotype, images, mirroring, limit_mb, dtype)
 

@@ -25,7 +25,7 @@ from dso_nas.errors import UserError
 from dso_nas.networks.blocks import ReductionBlock, total
 from dso_nas.networks.mobile import ConvBNReLU6, FirstBlock, MBConv, MobileHead
 from dso_nas.networks.network import Head, Stem
-from dso_nas.networks.operations import ConvBNReLU, batch_norm, convolution, make_operation
+from dso_nas.networks.operations import ConvBNReLU, batch_norm, convolution, make_operation, relu
 
 COPIES = 8
 _TERMS = 5
@@ -57,7 +57,7 @@ class _BlockEnd(HybridBlock):
         self.bn = batch_norm(channels, "bn")
 
     def hybrid_forward(self, F: Any, x: Any, shortcut: Any) -> Any:
-        return F.relu(self.bn(x)) + shortcut
+        return relu(F, self.bn(x)) + shortcut
 
 
 class _Copies(HybridBlock):

@@ -14,7 +14,7 @@ from mxnet.gluon import HybridBlock, Parameter
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
-from dso_nas.networks.operations import ConvBNReLU, batch_norm, make_operation
+from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, batch_norm, make_operation, relu
 
 
 def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
@@ -28,6 +28,11 @@ def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
 def side_by_side(F: Any, parts: Sequence[Any]) -> Any:
     """One or more arrays joined along axis 1."""
     return parts[0] if len(parts) == 1 else F.concat(*parts, dim=1)
+
+
+def stacked(F: Any, parts: Sequence[Any]) -> Any:
+    """One or more arrays (B, C, H, W) side by side: (B, parts x C, H, W); nothing is kept for its backward pass."""
+    return parts[0] if len(parts) == 1 else F.stack(*parts, axis=1).reshape((0, -3, 0, 0))
 
 
 def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
@@ -118,17 +123,17 @@ class Block(HybridBlock):
         return F.Convolution(x, weight, kernel=(1, 1), num_filter=self.unit.channels, no_bias=True)
 
     def _finish(self, F: Any, x: Any, outputs: Sequence[Any]) -> Any:
-        return F.relu(self.bn(total(F, outputs))) + self._shortcut(x)
+        return relu(F, self.bn(total(F, outputs))) + self._shortcut(x)
 
 
 class SearchBlock(Block):
     """A block of the supernet: every kept connection scaled by its lambda (Eq. 8), outputs by `after`.
 
     `lambdas` maps the topology's keys (or 'packed') to parameters of shape (1, k), shared with other blocks in scope
-    'share'. Rather than one multiplication per connection, the operations of a level lie side by side in one array: a
-    later level takes its inputs from it by one contraction with the lambda matrix between the two levels, and the block
-    its outputs by one 1x1 convolution whose weights the output lambdas are multiplied into. BatchNorm scales of the
-    operations are fixed at one (section 4.1).
+    'share'. Rather than one multiplication per connection, the operations of a level are stacked: a later level takes
+    its inputs from the stack by one contraction with the lambda matrix between the two levels. Output lambdas are
+    multiplied into the weights of the output convolutions. BatchNorm scales of the operations are fixed at one
+    (section 4.1).
     """
 
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, lambdas: Mapping[Key, Parameter],
@@ -149,21 +154,19 @@ class SearchBlock(Block):
         if not self.genotype.outputs:
             return passed_on(F, self._shortcut(x))
         rows = self._rows(F, parameters)
-        # stack and reshape rather than expand_dims and reshape_like: a static executor does those in place, in oneDNN's
-        # layout of what they view, and gradients come out wrong.
-        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): F.stack(x, axis=1)}
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): x}
         for level, nodes in self._levels():
             inputs = dict(zip(nodes, self._inputs(F, x, level, nodes, rows, bundles)))
             for bundle in self._bundled(nodes):
-                # One ReLU over all of them: only its result is kept for the backward pass.
-                bundles[bundle] = F.relu(F.stack(*[self._operations[node](inputs[node]) for node in bundle], axis=1))
+                bundles[bundle] = relu(F, stacked(F, [self._operations[node](inputs[node]) for node in bundle]))
         return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], bundles, parameters))
 
     def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Node, ...]]:
-        """A level's operations as they lie side by side: those that go to the block's output, and the others."""
-        outputs = tuple(node for node in nodes if node in self.genotype.outputs)
-        others = tuple(node for node in nodes if node not in self.genotype.outputs)
-        return [bundle for bundle in (outputs, others) if bundle]
+        """A level's operations as they lie side by side: those that later levels read; what none reads is by itself."""
+        read = {source for sources in self.genotype.connections.values() for source in sources}
+        outputs = tuple(node for node in nodes if node in read and node in self.genotype.outputs)
+        others = tuple(node for node in nodes if node in read and node not in self.genotype.outputs)
+        return [bundle for bundle in (outputs, others) if bundle] + [(node,) for node in nodes if node not in read]
 
     def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
         """The lambda vector (1, k) of every key that is used, zeros at what is pruned."""
@@ -190,15 +193,16 @@ class SearchBlock(Block):
         for bundle, values in bundles.items():
             if read.intersection(bundle):
                 part = columns(F, matrix, [predecessors.index(node) for node in bundle], len(predecessors))
-                # A 1x1 convolution over the bundle's axis: the fastest contraction MXNet has on the CPU.
-                terms.append(F.Convolution(values.reshape((0, 0, -3, 0)),
+                # A 1x1 convolution over the stack's axis: the fastest contraction MXNet has on the CPU.
+                terms.append(F.Convolution(values.reshape((0, len(bundle), -1, 0)),
                                            part.reshape((len(nodes), len(bundle), 1, 1)), kernel=(1, 1),
                                            num_filter=len(nodes), no_bias=True))
-        return [F.reshape_like(part, x) for part in split(F, total(F, terms), len(nodes), axis=1)]
+        inputs = total(F, terms).reshape((0, len(nodes) * self.unit.channels, -1, 0))
+        return split(F, inputs, len(nodes), axis=1)
 
     def _scaled_outputs(self, F: Any, after: Any, bundles: Mapping[Tuple[Node, ...], Any],
                         parameters: Mapping[str, Any]) -> List[Any]:
-        """The sum of lambda_k * conv1x1(h_k) of every bundle that goes to the output."""
+        """lambda_k * conv1x1(h_k) of every operation that goes to the output."""
         nodes = self.genotype.outputs
         channels = self.unit.channels
         positions = [self.topology.output_index(node) for node in nodes]
@@ -208,12 +212,14 @@ class SearchBlock(Block):
         # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
         parts = split(F, F.batch_dot(scales, weights), len(nodes), axis=0)
         scaled = {node: part.reshape((channels, channels, 1, 1)) for node, part in zip(nodes, parts)}
-        outputs = []
-        for bundle, values in bundles.items():
-            if bundle[0] in scaled:
-                weight = side_by_side(F, [scaled[node] for node in bundle])
-                outputs.append(self._output(F, values.reshape((0, -3, 0, 0)), weight))
-        return outputs
+        return [self._output(F, values, side_by_side(F, [scaled[node] for node in bundle]))
+                for bundle, values in bundles.items() if bundle[0] in scaled]
+
+    def tune_for_cpu(self) -> None:
+        """See the function of that name."""
+        for (level, _), operation in self._operations.items():
+            # At level 1 the block's input comes in oneDNN's layout.
+            operation.in_blocks = level > 1
 
 
 class DerivedBlock(Block):
@@ -289,3 +295,17 @@ class ReductionBlock(HybridBlock):
             return total(F, branches)
         positions = [REDUCTION_OPERATIONS.index(name) for name in self._kept]
         return weighted_total(F, branches, columns(F, scales, positions, len(REDUCTION_OPERATIONS)))
+
+
+def tune_for_cpu(network: HybridBlock) -> None:
+    """Let a network that is not compiled yet train by oneDNN's fast kernels: the same values, by more operators.
+
+    Only for training on the CPU: a forward pass alone is slower by them.
+    """
+    def tell(block: HybridBlock) -> None:
+        if isinstance(block, DepthwiseConv):
+            block.by_columns = True
+        elif isinstance(block, SearchBlock):
+            block.tune_for_cpu()
+
+    network.apply(tell)

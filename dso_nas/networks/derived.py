@@ -11,7 +11,7 @@ from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.blocks import DerivedBlock, ReductionBlock
 from dso_nas.networks.network import Head, Network
-from dso_nas.networks.operations import ConvBNReLU, batch_norm
+from dso_nas.networks.operations import ConvBNReLU, batch_norm, global_average, relu
 
 AUXILIARY_STAGE = 2
 
@@ -34,9 +34,9 @@ class AuxiliaryHead(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        x = F.Pooling(F.relu(self.bn(x)), kernel=(AUX_POOL,) * 2, stride=(self._stride,) * 2, pool_type="avg")
-        x = F.relu(self.conv2_bn(self.conv2(self.conv1(x))))
-        return self.fc(F.Pooling(x, global_pool=True, kernel=(1, 1), pool_type="avg"))
+        x = F.Pooling(relu(F, self.bn(x)), kernel=(AUX_POOL,) * 2, stride=(self._stride,) * 2, pool_type="avg")
+        x = relu(F, self.conv2_bn(self.conv2(self.conv1(x))))
+        return self.fc(global_average(F, x))
 
 
 class DerivedNetwork(Network):

@@ -18,7 +18,7 @@ from dso_nas.architecture.mobile import (
 from dso_nas.architecture.mobile_genotype import MobileGenotype
 from dso_nas.networks.blocks import columns, passed_on, total, weighted_total
 from dso_nas.networks.network import Network
-from dso_nas.networks.operations import batch_norm, convolution
+from dso_nas.networks.operations import batch_norm, convolution, global_average
 
 
 def relu6(F: Any, x: Any) -> Any:
@@ -126,7 +126,7 @@ class MobileHead(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        x = F.Pooling(self.mix(x), global_pool=True, kernel=(1, 1), pool_type="avg")
+        x = global_average(F, self.mix(x))
         if self._dropout:
             x = F.Dropout(x, p=self._dropout)
         return self.fc1(x)

@@ -13,7 +13,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, nn
 
 from dso_nas.architecture.topology import NetworkSpec
-from dso_nas.networks.operations import batch_norm, convolution
+from dso_nas.networks.operations import batch_norm, convolution, global_average, relu
 
 
 class Stem(HybridBlock):
@@ -37,7 +37,7 @@ class Stem(HybridBlock):
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
         for conv, bn in self._layers:
-            x = F.relu(bn(conv(x)))
+            x = relu(F, bn(conv(x)))
         return x
 
 
@@ -52,7 +52,7 @@ class Head(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        x = F.Pooling(F.relu(self.bn(x)), global_pool=True, kernel=(1, 1), pool_type="avg")
+        x = global_average(F, relu(F, self.bn(x)))
         if self._dropout:
             x = F.Dropout(x, p=self._dropout)
         return self.fc1(x)

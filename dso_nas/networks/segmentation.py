@@ -20,7 +20,7 @@ from dso_nas.architecture.segmentation_cost import AUXILIARY_STAGE, HEAD_CHANNEL
 from dso_nas.architecture.topology import NetworkSpec
 from dso_nas.networks.derived import derived_units
 from dso_nas.networks.network import Network
-from dso_nas.networks.operations import BATCH_NORM, BatchNorm, ConvBNReLU, batch_norm
+from dso_nas.networks.operations import BATCH_NORM, BatchNorm, ConvBNReLU, batch_norm, relu
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.learner import load_parameters
 
@@ -60,7 +60,7 @@ class DeepLabHead(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        return self.classifier(self.project(self.aspp(F.relu(self.bn(x)))))
+        return self.classifier(self.project(self.aspp(relu(F, self.bn(x)))))
 
 
 def _pyramid(spec: NetworkSpec, channels: int) -> HybridConcurrent:
@@ -90,7 +90,7 @@ class FCNHead(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        return self.classifier(F.relu(self.bn(x)))
+        return self.classifier(relu(F, self.bn(x)))
 
 
 class SegmentationSuperNet(SuperNet):

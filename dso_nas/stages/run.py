@@ -17,6 +17,7 @@ from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches, OrderedBatches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
+from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.operations import synchronise
 from dso_nas.optimizers.schedules import make_schedule
@@ -164,11 +165,17 @@ class Run:
         if self.recipe.sync_batch_norm:
             check_can_synchronise(self.contexts)
             synchronise(network, len(self.contexts))
+        if self._on_cpu:
+            tune_for_cpu(network)
         network.initialize(PublishedInitializer(), ctx=list(self.contexts))
         if self.recipe.dtype != "float32":
             network.cast(self.recipe.dtype)
         network.hybridize_segments()
         return network
+
+    @property
+    def _on_cpu(self) -> bool:
+        return all(context.device_type == "cpu" for context in self.contexts)
 
     def supernet_learner(self, network: Any, batch_size: int) -> Learner:
         """A learner of `network` with the recipe's memory mirroring, for steps of `batch_size` images.
@@ -178,7 +185,8 @@ class Run:
         """
         images = -(-batch_size // len(self.contexts))
         memory = self.recipe.memory
-        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb, self.recipe.dtype)
+        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb, self.recipe.dtype,
+                               self._on_cpu)
         return Learner(network, self.contexts, self.loss(), self.kvstore, plan.groups)
 
     def before_search(self) -> Run:

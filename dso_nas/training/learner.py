@@ -83,7 +83,7 @@ class Learner:
 
         `paths` (B, num_paths) are drop-path multipliers. No other group's gradients are computed. Every worker gives
         the whole batch, and takes its part of it; or its own part only, and the size of the whole as `images`. Where a
-        gradient has become too large for float16, the losses in the result are not finite.
+        gradient is not finite, neither are the losses in the result.
         """
         group = self._movable[name]
         self._agree()
@@ -97,9 +97,9 @@ class Learner:
         group.trainer.set_learning_rate(learning_rate)
         group.trainer.step(LOSS_SCALE if self._half else total)
         losses, errors = map(list, zip(*results))
-        if self._half:
-            # A lambda that an infinite gradient has made minus infinity would pass for one that died.
-            losses[0] = losses[0] / _all_finite([p.list_grad()[0] for p in group.parameters])
+        # The loss can be finite where a gradient is not: ReLU makes zero of NaN, and a lambda that an infinite gradient
+        # has made minus infinity would pass for one that died.
+        losses[0] = losses[0] / _all_finite([p.list_grad()[0] for p in group.parameters])
         return StepResult(losses, errors, total)
 
     def _agree(self) -> None:

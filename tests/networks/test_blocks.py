@@ -9,7 +9,7 @@ import pytest
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.pruning import prune_block
 from dso_nas.architecture.topology import AFTER, INPUT, BlockTopology, Unit
-from dso_nas.networks.blocks import DerivedBlock, ReductionBlock, SearchBlock
+from dso_nas.networks.blocks import DerivedBlock, ReductionBlock, SearchBlock, tune_for_cpu
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 UNIT = Unit(1, 2, "block", 4, 4, False)
@@ -98,12 +98,14 @@ def written_out(block, x):
     [(AFTER, 2), (AFTER, 3)],
     [((3, 1), i) for i in range(1, 5)] + [((3, 2), 0), (AFTER, 1), (AFTER, 4)] + [((3, 2), 4)],
 ])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, True, "tuned"])
 def test_a_block_is_the_sum_over_its_live_connections(dead, compiled):
     topology = BlockTopology(3, FOUR[1:3])
     mask = prune_block(topology, mask_of(topology, dead).astype(np.float32)) > 0
     block, x = search_block(topology, mask), images()
     wanted = written_out(block, x).asnumpy()
+    if compiled == "tuned":
+        tune_for_cpu(block)
     if compiled:
         block.hybridize()
     np.testing.assert_allclose(block(x).asnumpy(), wanted, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dso_nas.architecture.topology import OPERATIONS
-from dso_nas.networks.operations import ConvBNReLU, make_operation
+from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, global_average, make_operation
 
 
 def images(height=7, width=6):
@@ -71,3 +71,31 @@ def test_a_strided_convolution_rounds_up():
     layer = ConvBNReLU(5, 3, 3, "c", stride=2)
     layer.initialize()
     assert layer(images()).shape == (2, 5, 4, 3)
+
+
+@pytest.mark.parametrize("kernel, dilation, split", [(3, 1, False), (5, 1, True), (7, 1, True), (5, 2, False)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_kernel_by_columns_is_the_kernel(kernel, dilation, split, compiled):
+    values, gradients = [], []
+    for by_columns in (False, True):
+        layer, x = DepthwiseConv(3, kernel, "p", dilation), images()
+        layer.by_columns = by_columns
+        layer.initialize()
+        layer.weight.set_data(mx.nd.array(np.random.default_rng(2).standard_normal(layer.weight.shape)))
+        assert layer.is_split == (by_columns and split)
+        if compiled:
+            layer.hybridize()
+        x.attach_grad()
+        with mx.autograd.record():
+            y = layer(x)
+            (y * y).sum().backward()
+        values.append(y.asnumpy())
+        gradients.append((x.grad.asnumpy(), layer.weight.grad().asnumpy()))
+    np.testing.assert_allclose(values[1], values[0], atol=1e-5)
+    for ours, whole in zip(gradients[1], gradients[0]):
+        np.testing.assert_allclose(ours, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_the_global_average_is_global_average_pooling():
+    pooled = mx.nd.Pooling(images(), global_pool=True, kernel=(1, 1), pool_type="avg")
+    np.testing.assert_allclose(global_average(mx.nd, images()).asnumpy(), pooled.asnumpy(), atol=1e-6)

@@ -10,6 +10,7 @@ import pytest
 
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.losses import softmax_cross_entropy
@@ -34,7 +35,7 @@ def published(name):
     return name.replace("running", "moving")
 
 
-def network(name, golden):
+def network(name, golden, tuned):
     levels, blocks, scope, packed = CASES[name]
     stem = name.split("_")[1]
     widths = (8, 16, 32, 64)[: len(blocks)]
@@ -45,15 +46,18 @@ def network(name, golden):
     for own, parameter in made.collect_params().items():
         kind = "aux" if "running" in own else "arg"
         parameter.set_data(mx.nd.array(golden[f"{kind}/{published(own)}"]))
+    if tuned:
+        tune_for_cpu(made)
     made.hybridize_segments()
     return made
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[(name, tuned) for name in CASES for tuned in (False, True)],
+                ids=lambda param: param[0] + ("_tuned" if param[1] else ""))
 def case(request):
-    with np.load(GOLDEN / f"{request.param}.npz") as arrays:
+    with np.load(GOLDEN / f"{request.param[0]}.npz") as arrays:
         golden = dict(arrays)
-    made = network(request.param, golden)
+    made = network(request.param[0], golden, request.param[1])
     data, labels = (mx.nd.array(golden[f"arg/{name}"]) for name in INPUTS)
     predicted = made(data).asnumpy()
     with mx.autograd.record():

@@ -123,3 +123,12 @@ def test_devices_that_are_not_there(gpus, cpus, flag):
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=flag):
         choose_contexts(gpus, cpus)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_a_number_behind_a_relu_shows_in_the_loss(value):
+    learner = make_learner()
+    weight = learner.network.collect_params()["stage1_unit1_1_conv3x3_weight"]
+    weight.set_data(mx.nd.full(weight.shape, value))
+    result = learner.step("weights", DATA, LABELS, 0.05)
+    assert not np.isfinite(result.losses[0].asscalar())

@@ -11,6 +11,7 @@ import pytest
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.memory_plan import MB, network_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
+from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.losses import ClassificationLoss
@@ -27,6 +28,7 @@ def network():
     made.initialize(PublishedInitializer())
     for parameter in made.lambdas.values():
         parameter.grad_req = "add"
+    tune_for_cpu(made)
     made.hybridize_segments()
     return made
 
@@ -68,14 +70,17 @@ def test_groups_before_the_first_wanted_segment_are_not_run_again():
     assert all(p.grad().asnumpy().any() for p in made.segments[3].collect_params(".*weight").values())
 
 
-def test_planned_memory_is_what_mxnet_plans_for_a_blocks_insides():
+@pytest.mark.parametrize("tuned", [False, True])
+def test_planned_memory_is_what_mxnet_plans_for_a_blocks_insides(tuned):
     """Within a tenth: a block more in the executor's plan against a block more in ours."""
     spec = NetworkSpec(BlockTopology(4, FOUR), "cifar", (4,), (16,), 10, (3, 32, 32))
     made = SuperNet(LambdaLayout(spec, "share"))
+    if tuned:
+        tune_for_cpu(made)
     totals, x = [], mx.sym.var("data")
     for unit in made.units:
         x = unit(x)
         executor = mx.sym.sum(x).simple_bind(mx.cpu(), data=(64, 16, 32, 32), grad_req="write")
         totals.append(int(re.search(r"Total (\d+) MB", executor.debug_str()).group(1)))
-    planned = network_segments(spec)[2].kept * 64 * 4 / MB
+    planned = network_segments(spec, tuned=tuned)[2].kept * 64 * 4 / MB
     assert totals[3] - totals[2] == pytest.approx(planned, rel=0.1)

@@ -157,6 +157,8 @@ def test_float32_training_is_a_plain_loop(tmp_path):
             losses.sum(), (outputs.argmax(axis=1) != labels).sum()
 
     ours = operators(lambda: [learner.step("weights", DATA, LABELS, 0.05) for _ in range(3)], tmp_path)
+    # Whether the gradients are numbers.
+    assert (ours.pop("multi_all_finite"), ours.pop("broadcast_div")) == (3, 3)
     assert ours == operators(by_hand, tmp_path) and ours["log_softmax"] == 3
     for name, parameter in plain.collect_params().items():
         np.testing.assert_array_equal(learner.state()[f"parameter/{name}"], parameter.data().asnumpy(), err_msg=name)
