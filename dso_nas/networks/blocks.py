@@ -31,8 +31,12 @@ def side_by_side(F: Any, parts: Sequence[Any]) -> Any:
 
 
 def stacked(F: Any, parts: Sequence[Any]) -> Any:
-    """One or more arrays (B, C, H, W) side by side: (B, parts x C, H, W); nothing is kept for its backward pass."""
-    return parts[0] if len(parts) == 1 else F.stack(*parts, axis=1).reshape((0, -3, 0, 0))
+    """Arrays (B, C, H, W) side by side in a new one: (B, parts x C, H, W); nothing is kept for its backward pass.
+
+    Also of a single one, if its shape is changed afterwards: a static executor would do that in place, in oneDNN's
+    layout where an operation has left it so, and gradients would come out wrong.
+    """
+    return F.stack(*parts, axis=1).reshape((0, -3, 0, 0))
 
 
 def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
@@ -130,10 +134,10 @@ class SearchBlock(Block):
     """A block of the supernet: every kept connection scaled by its lambda (Eq. 8), outputs by `after`.
 
     `lambdas` maps the topology's keys (or 'packed') to parameters of shape (1, k), shared with other blocks in scope
-    'share'. Rather than one multiplication per connection, the operations of a level are stacked: a later level takes
-    its inputs from the stack by one contraction with the lambda matrix between the two levels. Output lambdas are
-    multiplied into the weights of the output convolutions. BatchNorm scales of the operations are fixed at one
-    (section 4.1).
+    'share'. Rather than one multiplication per connection, the operations of a level lie side by side in one array: a
+    later level takes its inputs from it by one contraction with the lambda matrix between the two levels, and the block
+    its outputs by one 1x1 convolution whose weights the output lambdas are multiplied into. BatchNorm scales of the
+    operations are fixed at one (section 4.1).
     """
 
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, lambdas: Mapping[Key, Parameter],
@@ -154,19 +158,25 @@ class SearchBlock(Block):
         if not self.genotype.outputs:
             return passed_on(F, self._shortcut(x))
         rows = self._rows(F, parameters)
-        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): x}
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): stacked(F, [x])}
         for level, nodes in self._levels():
             inputs = dict(zip(nodes, self._inputs(F, x, level, nodes, rows, bundles)))
-            for bundle in self._bundled(nodes):
-                bundles[bundle] = relu(F, stacked(F, [self._operations[node](inputs[node]) for node in bundle]))
+            for bundle, read in self._bundled(nodes):
+                values = [self._operations[node](inputs[node]) for node in bundle]
+                # One ReLU over all of them: only its result is kept for the backward pass.
+                bundles[bundle] = relu(F, stacked(F, values) if read else values[0])
         return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], bundles, parameters))
 
-    def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Node, ...]]:
-        """A level's operations as they lie side by side: those that later levels read; what none reads is by itself."""
+    def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Tuple[Node, ...], bool]]:
+        """How a level's operations lie side by side, and whether a later level reads them.
+
+        Those that are read, by whether they go to the output as well; those that are not, each by itself.
+        """
         read = {source for sources in self.genotype.connections.values() for source in sources}
         outputs = tuple(node for node in nodes if node in read and node in self.genotype.outputs)
         others = tuple(node for node in nodes if node in read and node not in self.genotype.outputs)
-        return [bundle for bundle in (outputs, others) if bundle] + [(node,) for node in nodes if node not in read]
+        unread = [((node,), False) for node in nodes if node not in read]
+        return [(bundle, True) for bundle in (outputs, others) if bundle] + unread
 
     def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
         """The lambda vector (1, k) of every key that is used, zeros at what is pruned."""
@@ -193,7 +203,7 @@ class SearchBlock(Block):
         for bundle, values in bundles.items():
             if read.intersection(bundle):
                 part = columns(F, matrix, [predecessors.index(node) for node in bundle], len(predecessors))
-                # A 1x1 convolution over the stack's axis: the fastest contraction MXNet has on the CPU.
+                # A 1x1 convolution over the bundle's axis: the fastest contraction MXNet has on the CPU.
                 terms.append(F.Convolution(values.reshape((0, len(bundle), -1, 0)),
                                            part.reshape((len(nodes), len(bundle), 1, 1)), kernel=(1, 1),
                                            num_filter=len(nodes), no_bias=True))

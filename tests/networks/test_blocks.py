@@ -10,6 +10,7 @@ from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.pruning import prune_block
 from dso_nas.architecture.topology import AFTER, INPUT, BlockTopology, Unit
 from dso_nas.networks.blocks import DerivedBlock, ReductionBlock, SearchBlock, tune_for_cpu
+from dso_nas.networks.operations import ConvBNReLU
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 UNIT = Unit(1, 2, "block", 4, 4, False)
@@ -109,6 +110,35 @@ def test_a_block_is_the_sum_over_its_live_connections(dead, compiled):
     if compiled:
         block.hybridize()
     np.testing.assert_allclose(block(x).asnumpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("density", [0.15, 0.3, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_static_executor_has_the_same_gradients(density, seed):
+    """With channels enough for oneDNN's layout, in which MXNet changes shapes in place, wrongly."""
+    topology, unit = BlockTopology(4, FOUR), Unit(1, 2, "block", 16, 16, False)
+    draws = np.random.default_rng(seed)
+    mask = prune_block(topology, (draws.random(topology.num_connections) < density).astype(np.float32)) > 0
+    block = search_block(topology, mask, unit=unit)
+    # As behind another unit, whose sum comes in that layout.
+    x, before = images(channels=16), ConvBNReLU(16, 16, 1, "before")
+    before.initialize(mx.init.Xavier())
+    before(x)
+    parameters = {**block.collect_params(), **before.collect_params()}
+    with mx.autograd.record():
+        loss = mx.nd.square(block(before(x))).sum()
+    loss.backward()
+    trained = {name: p for name, p in parameters.items() if p.grad_req != "null"}
+    executor = mx.sym.sum(mx.sym.square(block(before(mx.sym.var("data"))))).simple_bind(mx.cpu(), data=x.shape)
+    for name, p in parameters.items():
+        if name in executor.arg_dict:
+            executor.arg_dict[name][:] = p.data()
+    executor.forward(is_train=True, data=x)
+    executor.backward([mx.nd.ones((1,))])
+    for name, p in trained.items():
+        wanted = p.grad().asnumpy()
+        np.testing.assert_allclose(executor.grad_dict[name].asnumpy(), wanted, atol=1e-3 * np.abs(wanted).max() + 1e-4,
+                                   err_msg=name)
 
 
 def test_pruned_lambdas_get_no_gradient():
