@@ -13,6 +13,7 @@ from mxnet.gluon import HybridBlock, Parameter
 
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
+from dso_nas.architecture.memory_plan import fits_blocks
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
 from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, batch_norm, make_operation, relu
 
@@ -229,7 +230,7 @@ class SearchBlock(Block):
         """See the function of that name."""
         for (level, _), operation in self._operations.items():
             # At level 1 the block's input comes in oneDNN's layout.
-            operation.in_blocks = level > 1
+            operation.in_blocks = level > 1 and fits_blocks(self.unit.channels)
 
 
 class DerivedBlock(Block):
@@ -314,7 +315,7 @@ def tune_for_cpu(network: HybridBlock) -> None:
     """
     def tell(block: HybridBlock) -> None:
         if isinstance(block, DepthwiseConv):
-            block.by_columns = True
+            block.by_columns = fits_blocks(block.channels)
         elif isinstance(block, SearchBlock):
             block.tune_for_cpu()
 

@@ -183,3 +183,13 @@ def test_a_reduction_scales_what_it_keeps(kept):
     wanted = sum(factors[name] * branch(images()) for name, branch in zip(kept, block._branches))
     assert block(images()).shape == (2, 6, 3, 3)
     np.testing.assert_allclose(block(images()).asnumpy(), wanted.asnumpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels, tuned", [(8, True), (12, False)])
+def test_only_widths_that_onednn_is_fast_at_are_tuned(channels, tuned):
+    block = search_block(BlockTopology(2, FOUR), unit=Unit(1, 2, "block", channels, channels, False))
+    tune_for_cpu(block)
+    operations = [block._operations[(level, 2)] for level in (1, 2)]
+    assert [operation.depthwise.is_split for operation in operations] == [tuned, tuned]
+    assert [operation.in_blocks for operation in operations] == [False, tuned]
+    assert not block._operations[(2, 1)].depthwise.is_split
