@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 import mxnet as mx
 import numpy as np
@@ -81,15 +81,20 @@ def our_step(network: Any, data: np.ndarray, labels: np.ndarray, mirrored: bool)
     return lambda kind: learner.step(kind, data, labels, 0.01)
 
 
-def build(case: Case, way: str, genotype: Optional[Genotype] = None) -> Any:
+def build(case: Case, way: str) -> Any:
     """The network of a case with its values, compiled."""
-    network = LiteralNet(case.layout()) if way == "literal" else SuperNet(case.layout(), genotype)
+    network = LiteralNet(case.layout()) if way == "literal" else SuperNet(case.layout())
     fill(network)
     if way == "literal":
         network.hybridize()
-    else:
-        tune_for_cpu(network)
-        network.hybridize_segments()
+        return network
+    return compiled(network)
+
+
+def compiled(network: Any) -> Any:
+    """Our network, as the stages compile it."""
+    tune_for_cpu(network)
+    network.hybridize_segments()
     return network
 
 
@@ -179,9 +184,7 @@ def live(case: str, percent: int, repetitions: int) -> Dict[str, Any]:
     arrays = Learner(full, [mx.cpu()], ClassificationLoss()).state()
     network = SuperNet(CASES[case].layout(), genotype)
     network.initialize(PublishedInitializer())
-    tune_for_cpu(network)
-    network.hybridize_segments()
-    Learner(network, [mx.cpu()], ClassificationLoss()).load_state(arrays)
+    Learner(compiled(network), [mx.cpu()], ClassificationLoss()).load_state(arrays)
     mx.nd.waitall()
     rebuild = time.perf_counter() - start
     step = stepper(network, CASES[case], "plain")

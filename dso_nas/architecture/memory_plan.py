@@ -11,6 +11,7 @@ import dataclasses
 from typing import List, Optional, Sequence, Tuple
 
 from dso_nas.architecture.cost import network_cost
+from dso_nas.architecture.cpu_kernels import fits_blocks, is_wide
 from dso_nas.architecture.genotype import BlockGenotype, Genotype
 from dso_nas.architecture.segmentation_cost import segmentation_cost
 from dso_nas.architecture.topology import NetworkSpec, Node, Unit
@@ -18,8 +19,6 @@ from dso_nas.errors import UserError
 
 Group = Tuple[int, int]
 MB = 2**20
-# Channels that oneDNN's layouts hold side by side, at least.
-_BLOCK = 8
 _BYTES = {"float32": 4, "float16": 2}
 # Value, gradient and momentum in float32; or the first two in float16, momentum and a copy of the value in float32.
 _PARAMETER_BYTES = 12
@@ -158,17 +157,12 @@ def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype, tuned: bool) -> 
     return Segment(size, (maps + 2 + shortcut) * size, gradients * size)
 
 
-def fits_blocks(channels: int) -> bool:
-    """Whether oneDNN has fast depthwise kernels for so many channels."""
-    return channels % _BLOCK == 0
-
-
 def _tuned_maps(spec: NetworkSpec, unit: Unit, node: Node) -> int:
     """The columns of a kernel but the middle ones; from level 2 on the input in another layout."""
     if not fits_blocks(unit.channels):
         return 0
     operation, again = spec.topology.operation(node), int(node[0] > 1)
-    if operation.kind == "sep_conv" and operation.kernel > 3 and spec.stage_dilation(unit.stage) == 1:
+    if operation.kind == "sep_conv" and is_wide(operation.kernel, spec.stage_dilation(unit.stage)):
         return operation.kernel - 3 + again
     return again if operation.kind == "max_pool" else 0
 

@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, Parameter
 
+from dso_nas.architecture.cpu_kernels import fits_blocks
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
-from dso_nas.architecture.memory_plan import fits_blocks
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
 from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, batch_norm, make_operation, relu
 

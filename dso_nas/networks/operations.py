@@ -9,6 +9,7 @@ from typing import Any, Tuple
 
 from mxnet.gluon import HybridBlock, nn
 
+from dso_nas.architecture.cpu_kernels import is_wide
 from dso_nas.architecture.topology import Operation
 
 BATCH_NORM = {"epsilon": 2e-5, "momentum": 0.9}
@@ -65,10 +66,15 @@ def global_average(F: Any, x: Any) -> Any:
     return F.mean(x, axis=(2, 3), keepdims=True)
 
 
+def depthwise(F: Any, x: Any, weight: Any, channels: int, kernel: Tuple[int, int]) -> Any:
+    """Every channel of `x` (B, C, H, W) convolved with its kernel of `weight` (C, 1, *kernel); sizes stay."""
+    return F.Convolution(x, weight, kernel=kernel, pad=(kernel[0] // 2, kernel[1] // 2), num_filter=channels,
+                         num_group=channels, no_bias=True)
+
+
 def into_blocks(F: Any, x: Any, channels: int) -> Any:
     """`x` (B, C, H, W) as it is, in oneDNN's layout. Only a convolution chooses its layout."""
-    return F.Convolution(x, F.ones((channels, 1, 1, 1)), kernel=(1, 1), num_filter=channels, num_group=channels,
-                         no_bias=True)
+    return depthwise(F, x, F.ones((channels, 1, 1, 1)), channels, (1, 1))
 
 
 class DepthwiseConv(nn.Conv2D):
@@ -90,24 +96,22 @@ class DepthwiseConv(nn.Conv2D):
     @property
     def is_split(self) -> bool:
         """Whether it is several convolutions."""
-        return self.by_columns and self._kernel > 3 and self._dilation == 1
+        return self.by_columns and is_wide(self._kernel, self._dilation)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
         """See the class."""
         if not self.is_split:
             return super().hybrid_forward(F, x, weight)
         size, middle = self._kernel, self._kernel // 2
-        terms = [self._part(F, x, F.slice_axis(weight, axis=3, begin=middle - 1, end=middle + 2), (size, 3))]
+        columns = F.slice_axis(weight, axis=3, begin=middle - 1, end=middle + 2)
+        terms = [depthwise(F, x, columns, self.channels, (size, 3))]
         for at in (*range(middle - 1), *range(middle + 2, size)):
-            column = self._part(F, x, F.slice_axis(weight, axis=3, begin=at, end=at + 1), (size, 1))
+            column = F.slice_axis(weight, axis=3, begin=at, end=at + 1)
+            values = depthwise(F, x, column, self.channels, (size, 1))
             # Moved by a convolution with a single one, which keeps to oneDNN's layout.
             move = F.one_hot(F.full((self.channels,), at), depth=size).reshape((-1, 1, 1, size))
-            terms.append(self._part(F, column, move, (1, size)))
+            terms.append(depthwise(F, values, move, self.channels, (1, size)))
         return F.add_n(*terms)
-
-    def _part(self, F: Any, x: Any, weight: Any, kernel: Tuple[int, int]) -> Any:
-        return F.Convolution(x, weight, kernel=kernel, pad=(kernel[0] // 2, kernel[1] // 2), num_filter=self.channels,
-                             num_group=self.channels, no_bias=True)
 
 
 class ConvBNReLU(HybridBlock):
@@ -124,19 +128,24 @@ class ConvBNReLU(HybridBlock):
         return relu(F, self.bn(self.conv(x)))
 
 
-def activated(F: Any, x: Any, activate: bool) -> Any:
-    """ReLU, or `x` as it is."""
-    return relu(F, x) if activate else x
-
-
 class CandidateOperation(HybridBlock):
     """What ends in BatchNorm and ReLU: (B, C, H, W) -> (B, C, H, W).
 
-    `in_blocks` says that the input comes in the plain layout and is to be brought into oneDNN's first, where that is
-    faster.
+    An operation makes its BatchNorm `bn`, and gives to `_end` what comes before it. `in_blocks` says that the input
+    comes in the plain layout and is to be brought into oneDNN's first, where that is faster.
     """
 
     in_blocks = False
+    bn: BatchNorm
+
+    def __init__(self, channels: int, activate: bool) -> None:
+        super().__init__(prefix="")
+        self._channels = channels
+        self._activate = activate
+
+    def _end(self, F: Any, x: Any) -> Any:
+        """BatchNorm, and ReLU unless that is left to the caller."""
+        return relu(F, self.bn(x)) if self._activate else self.bn(x)
 
 
 class SeparableConv(CandidateOperation):
@@ -144,8 +153,7 @@ class SeparableConv(CandidateOperation):
 
     def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
                  activate: bool) -> None:
-        super().__init__(prefix="")
-        self._activate = activate
+        super().__init__(channels, activate)
         self.depthwise = DepthwiseConv(channels, operation.kernel, f"{prefix}_sep", dilation)
         self.pointwise = convolution(channels, channels, 1, prefix)
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
@@ -154,8 +162,8 @@ class SeparableConv(CandidateOperation):
         """See the class."""
         if self.in_blocks and self.depthwise.is_split:
             # All columns read it.
-            x = into_blocks(F, x, self.depthwise.channels)
-        return activated(F, self.bn(self.pointwise(self.depthwise(x))), self._activate)
+            x = into_blocks(F, x, self._channels)
+        return self._end(F, self.pointwise(self.depthwise(x)))
 
 
 class MaxPool(CandidateOperation):
@@ -163,9 +171,7 @@ class MaxPool(CandidateOperation):
 
     def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
                  activate: bool) -> None:
-        super().__init__(prefix="")
-        self._activate = activate
-        self._channels = channels
+        super().__init__(channels, activate)
         self._kernel = operation.kernel
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
 
@@ -175,7 +181,7 @@ class MaxPool(CandidateOperation):
             # BatchNorm takes a tenth of its time there.
             x = into_blocks(F, x, self._channels)
         pooled = F.Pooling(x, kernel=(self._kernel,) * 2, pad=(self._kernel // 2,) * 2, pool_type="max")
-        return activated(F, self.bn(pooled), self._activate)
+        return self._end(F, pooled)
 
 
 class AvgPool(CandidateOperation):
@@ -183,9 +189,7 @@ class AvgPool(CandidateOperation):
 
     def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
                  activate: bool) -> None:
-        super().__init__(prefix="")
-        self._activate = activate
-        self._channels = channels
+        super().__init__(channels, activate)
         self._kernel = operation.kernel
         self._dtype = "float32"
         self.bn = batch_norm(channels, f"{prefix}_bn", fix_gamma)
@@ -200,9 +204,7 @@ class AvgPool(CandidateOperation):
         # A constant depthwise convolution: the same numbers as Pooling, several times faster on the CPU.
         side = self._kernel
         weight = F.full((self._channels, 1, side, side), 1.0 / side**2, dtype=self._dtype)
-        pooled = F.Convolution(x, weight, kernel=(side, side), pad=(side // 2,) * 2, num_filter=self._channels,
-                               num_group=self._channels, no_bias=True)
-        return activated(F, self.bn(pooled), self._activate)
+        return self._end(F, depthwise(F, x, weight, self._channels, (side, side)))
 
 
 _BY_KIND = {"sep_conv": SeparableConv, "max_pool": MaxPool, "avg_pool": AvgPool}

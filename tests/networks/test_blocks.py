@@ -88,7 +88,7 @@ def written_out(block, x):
     outputs = sum(
         parameters["lambda_after"][0, topology.output_index(node)] * mx.nd.Convolution(
             hidden[node], parameters[f"stage1_unit2_output_conv_{topology.output_index(node) + 1}_weight"],
-            kernel=(1, 1), num_filter=4, no_bias=True)
+            kernel=(1, 1), num_filter=block.unit.channels, no_bias=True)
         for node in live.outputs)
     return mx.nd.relu(block.bn(outputs)) + x
 
@@ -103,7 +103,8 @@ def written_out(block, x):
 def test_a_block_is_the_sum_over_its_live_connections(dead, compiled):
     topology = BlockTopology(3, FOUR[1:3])
     mask = prune_block(topology, mask_of(topology, dead).astype(np.float32)) > 0
-    block, x = search_block(topology, mask), images()
+    # A width that is tuned.
+    block, x = search_block(topology, mask, unit=Unit(1, 2, "block", 8, 8, False)), images(channels=8)
     wanted = written_out(block, x).asnumpy()
     if compiled == "tuned":
         tune_for_cpu(block)
