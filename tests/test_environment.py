@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
+from unittest.mock import Mock
 
 import pytest
 
 from dso_nas import environment
 
 CHECKING = "MXNET_CUDNN_LIB_CHECKING"
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.fixture
@@ -86,11 +90,15 @@ def test_no_nvidia_wheels_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.nvidia_folders() == ()
 
 
-class Allocator:
-    """A C library that writes down what it is told."""
+START = 5 * 2**20
 
-    def __init__(self) -> None:
+
+class Allocator:
+    """A C library that writes down what it is told; `start` is where its heap grows, None if it cannot."""
+
+    def __init__(self, start: Optional[int] = START) -> None:
         self.told: List[Tuple[int, int]] = []
+        self.malloc, self.madvise, self.free = Mock(return_value=start), Mock(), Mock()
 
     def mallopt(self, option: int, value: int) -> int:
         self.told.append((option, value))
@@ -108,6 +116,37 @@ def test_glibc_is_told_to_keep_what_is_freed(
     monkeypatch.setenv(environment.MALLOC_VARIABLE, wanted)
     assert environment.keep_freed_memory() is bool(told)
     assert allocator.told == told
+    assert allocator.malloc.called is bool(told)
+
+
+def test_the_heap_grows_in_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = Allocator()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: allocator)
+    monkeypatch.delenv(environment.MALLOC_VARIABLE, raising=False)
+    assert environment.keep_freed_memory()
+    (size,) = allocator.malloc.call_args.args
+    ((begin, length, _),) = (call.args for call in allocator.madvise.call_args_list)
+    assert (begin, begin + length) == (6 * 2**20, START + size)
+    allocator.free.assert_called_once_with(START)
+
+
+def test_a_heap_that_cannot_grow_so_far_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator = Allocator(start=None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: allocator)
+    monkeypatch.delenv(environment.MALLOC_VARIABLE, raising=False)
+    assert environment.keep_freed_memory()
+    assert not allocator.madvise.called and not allocator.free.called
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="the kernel has none")
+def test_large_arrays_lie_in_huge_pages() -> None:
+    script = ("import dso_nas, mxnet as mx\narray = mx.nd.ones((64, 1024, 1024))\nmx.nd.waitall()\n"
+              "print(open('/proc/self/smaps_rollup').read())")
+    variables = {name: value for name, value in os.environ.items() if name != environment.MALLOC_VARIABLE}
+    output = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=True)
+    found = re.search(r"AnonHugePages:\s+(\d+) kB", output.stdout)
+    # Some of them may have been refused: memory can be too scattered.
+    assert found is not None and int(found.group(1)) > 0
 
 
 @pytest.mark.parametrize("before, after", [(None, "1"), ("16", "16")])

@@ -158,13 +158,13 @@ def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype, tuned: bool) -> 
 
 
 def _tuned_maps(spec: NetworkSpec, unit: Unit, node: Node) -> int:
-    """The columns of a kernel but the middle ones; from level 2 on the input in another layout."""
+    """The columns of a kernel but the middle ones; from level 2 on a max pool's input in another layout."""
+    operation = spec.topology.operation(node)
     if not fits_blocks(unit.channels):
         return 0
-    operation, again = spec.topology.operation(node), int(node[0] > 1)
     if operation.kind == "sep_conv" and is_wide(operation.kernel, spec.stage_dilation(unit.stage)):
-        return operation.kernel - 3 + again
-    return again if operation.kind == "max_pool" else 0
+        return operation.kernel - 3
+    return int(operation.kind == "max_pool" and node[0] > 1)
 
 
 def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
@@ -174,12 +174,17 @@ def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
 
 
 def _bytes(segments: Sequence[Segment], groups: Sequence[Group], size: int) -> int:
-    """Peak of a step: the groups' inputs, and the larger of what is kept behind them and the largest group.
+    """Peak of a step: a group runs again beside the inputs up to its own, what is behind the groups beside all of them.
 
     `size` is what one number takes for all images.
     """
-    mirrored = groups[-1][1] if groups else 0
-    inputs = sum(segments[start].input for start, _ in groups)
-    parts = [segments[start:stop] for start, stop in groups] + [segments[mirrored:]]
-    largest = max(sum(s.kept for s in part) + max(s.gradients for s in part) for part in parts)
-    return size * (inputs + largest)
+    inputs, peaks = 0, []
+    for start, stop in groups:
+        inputs += segments[start].input
+        peaks.append(inputs + _insides(segments[start:stop]))
+    behind = segments[groups[-1][1] if groups else 0 :]
+    return size * max([*peaks, inputs + _insides(behind)])
+
+
+def _insides(segments: Sequence[Segment]) -> int:
+    return sum(s.kept for s in segments) + max(s.gradients for s in segments)

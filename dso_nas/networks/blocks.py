@@ -15,7 +15,7 @@ from dso_nas.architecture.cpu_kernels import fits_blocks
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
-from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, batch_norm, make_operation, relu
+from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, MaxPool, batch_norm, make_operation, relu
 
 
 def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
@@ -229,8 +229,9 @@ class SearchBlock(Block):
     def tune_for_cpu(self) -> None:
         """See the function of that name."""
         for (level, _), operation in self._operations.items():
-            # At level 1 the block's input comes in oneDNN's layout.
-            operation.in_blocks = level > 1 and fits_blocks(self.unit.channels)
+            if isinstance(operation, MaxPool):
+                # At level 1 the block's input comes in oneDNN's layout.
+                operation.in_blocks = level > 1 and fits_blocks(self.unit.channels)
 
 
 class DerivedBlock(Block):

@@ -131,11 +131,9 @@ class ConvBNReLU(HybridBlock):
 class CandidateOperation(HybridBlock):
     """What ends in BatchNorm and ReLU: (B, C, H, W) -> (B, C, H, W).
 
-    An operation makes its BatchNorm `bn`, and gives to `_end` what comes before it. `in_blocks` says that the input
-    comes in the plain layout and is to be brought into oneDNN's first, where that is faster.
+    An operation makes its BatchNorm `bn`, and gives to `_end` what comes before it.
     """
 
-    in_blocks = False
     bn: BatchNorm
 
     def __init__(self, channels: int, activate: bool) -> None:
@@ -160,14 +158,16 @@ class SeparableConv(CandidateOperation):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        if self.in_blocks and self.depthwise.is_split:
-            # All columns read it.
-            x = into_blocks(F, x, self._channels)
         return self._end(F, self.pointwise(self.depthwise(x)))
 
 
 class MaxPool(CandidateOperation):
-    """3x3 maximum with stride 1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W)."""
+    """3x3 maximum with stride 1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W).
+
+    With `in_blocks` the input, which comes in the plain layout, is brought into oneDNN's first.
+    """
+
+    in_blocks = False
 
     def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
                  activate: bool) -> None:

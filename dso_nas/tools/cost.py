@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     genotype = load_genotype(options.genotype) if options.genotype else None
     table = space.cost(spec, genotype, Conventions(options.batch_norm, options.bias, options.aux_head))
     rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
-    if options.genotype is None:
+    if options.genotype is None and options.width == 1:
         _print_memory(recipe, space, options.devices)
     print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
 
@@ -42,9 +42,10 @@ def _print_memory(recipe: Recipe, space: NormalSpace, devices: int) -> None:
     """The planned memory of pre-training, or of a segmentation's search, per device."""
     batch = recipe.search.batch_size if recipe.segmentation else recipe.pretrain.batch_size
     images = -(-batch // devices)
-    plan = space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb, recipe.dtype)
-    print(f"planned memory per device: {plan.total_mb:,.0f} MB for {images} images, memory.mirroring "
-          f"{recipe.memory.mirroring}\n")
+    gpu, cpu = (space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb, recipe.dtype, tuned)
+                for tuned in (False, True))
+    print(f"planned memory per device: {gpu.total_mb:,.0f} MB on a GPU, {cpu.total_mb:,.0f} MB on the CPU, "
+          f"for {images} images, memory.mirroring {recipe.memory.mirroring}\n")
 
 
 def _row(name: str, cost: Cost) -> List[str]:

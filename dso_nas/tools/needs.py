@@ -26,7 +26,7 @@ def memory(recipe: Recipe, gpus: Sequence[machine.Gpu]) -> Finding:
     """
     devices = max(1, len(gpus))
     plans = {stage: space.plan(None, -(-batch // devices), recipe.memory.mirroring, recipe.memory.limit_mb,
-                               recipe.dtype)
+                               recipe.dtype, tuned=not gpus)
              for stage, space, batch in _steps(recipe)}
     stage, plan = max(plans.items(), key=lambda item: item[1].total_mb)
     total = min(gpu.memory_mb for gpu in gpus) if gpus else machine.memory_mb()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Tuple
 
 import pytest
 
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import MB, block_groups, network_segments, plan_memory
+from dso_nas.architecture.memory_plan import MB, Segment, block_groups, network_segments, plan_memory, plan_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
@@ -20,8 +21,15 @@ def plan_groups(spec, genotype, batch, limit):
     return list(plan.groups), plan.activations + plan.parameters
 
 
-def test_the_papers_supernet_at_batch_64_takes_at_most_1300_mb() -> None:
-    assert plan_memory(PAPER, None, 64, "block").total_mb * MB <= 1.3e9
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_papers_supernet_at_batch_64_takes_at_most_1300_mb(tuned: bool) -> None:
+    assert plan_memory(PAPER, None, 64, "block", tuned=tuned).total_mb * MB <= 1.3e9
+
+
+@pytest.mark.parametrize("kept, head, peak", [((10, 1), 1, 1 + 10), ((1, 10), 1, 1 + 5 + 10), ((1, 1), 10, 1 + 5 + 10)])
+def test_a_group_runs_again_beside_the_inputs_up_to_its_own(kept: Tuple[int, int], head: int, peak: int) -> None:
+    segments = [Segment(1, kept[0], 0), Segment(5, kept[1], 0), Segment(0, head, 0)]
+    assert plan_segments(segments, 0, 3, "block", None).activations == 3 * 4 * peak
 
 
 def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_a_block() -> None:

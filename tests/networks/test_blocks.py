@@ -192,5 +192,5 @@ def test_only_widths_that_onednn_is_fast_at_are_tuned(channels, tuned):
     tune_for_cpu(block)
     operations = [block._operations[(level, 2)] for level in (1, 2)]
     assert [operation.depthwise.is_split for operation in operations] == [tuned, tuned]
-    assert [operation.in_blocks for operation in operations] == [False, tuned]
+    assert [block._operations[(level, 3)].in_blocks for level in (1, 2)] == [False, tuned]
     assert not block._operations[(2, 1)].depthwise.is_split

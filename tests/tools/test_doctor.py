@@ -138,12 +138,12 @@ def test_what_to_do_about_mxnet(mxnet, word):
     assert finding.level == FAIL and mxnet.error in finding.found and word in finding.cure
 
 
-@pytest.mark.parametrize("total, free, level", [(999, 999, OK), (150, 150, WARN), (999, 50, WARN), (100, 100, FAIL)])
+@pytest.mark.parametrize("total, free, level", [(999, 999, OK), (160, 160, WARN), (999, 50, WARN), (100, 100, FAIL)])
 def test_memory_against_the_plan(monkeypatch, total, free, level):
     monkeypatch.setattr(machine, "memory_mb", lambda: total)
     monkeypatch.setattr(machine, "available_mb", lambda: free)
     finding = needs.memory(load_recipe("demo"), [])
-    assert finding.level == level and "138 MB on the CPU" in finding.found
+    assert finding.level == level and "155 MB on the CPU" in finding.found
 
 
 def test_memory_is_shared_by_gpus_and_the_smallest_decides():

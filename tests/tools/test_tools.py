@@ -25,8 +25,14 @@ def test_every_tool_says_what_it_takes(name, capsys):
 
 def test_the_paper_size_supernet(capsys):
     assert main(["cost", "--recipe", "cifar10-share"]) == 0
-    last = capsys.readouterr().out.strip().splitlines()[-1]
+    first, *_, last = capsys.readouterr().out.strip().splitlines()
     assert "9,937,296" in last and "1,484,539,776" in last
+    assert "2,059 MB on a GPU, 2,323 MB on the CPU, for 128 images, memory.mirroring block" in first
+
+
+def test_planned_memory_is_that_of_the_recipes_own_widths(capsys):
+    assert main(["cost", "--recipe", "cifar10-share", "--width", "0.5"]) == 0
+    assert "planned" not in capsys.readouterr().out
 
 
 def test_show_names_every_live_operation(genotype, tmp_path, capsys):
