@@ -66,10 +66,23 @@ def environment(published: bool, exact: bool) -> Dict[str, str]:
     return variables
 
 
-def repetitions(case: str, way: str, quick: bool) -> int:
-    """Timed steps of each kind: fewer where one takes long."""
-    slow = case in ("cifar", "imagenet")
-    if quick:
-        return 1
-    return {"literal": 1}.get(way, 4) if slow else 7
+# Steps that do not count: in the first ones the process touches its memory for the first time.
+WARM_UP = 3
 
+
+class Timing(NamedTuple):
+    """How a way is timed: in so many processes, in turn with the other ways; steps of each kind in each of them."""
+
+    processes: int
+    warm_up: int
+    repetitions: int
+
+
+def timing(case: str, way: str, quick: bool) -> Timing:
+    """Fewer steps where one takes long; several processes, because the machine has slow minutes."""
+    slow = case in ("cifar", "imagenet")
+    if way == "literal" and slow:
+        return Timing(1, 1, 1)
+    if quick:
+        return Timing(1, WARM_UP, 1)
+    return Timing(2, WARM_UP, 2) if slow else Timing(3, WARM_UP, 5)

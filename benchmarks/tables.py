@@ -42,7 +42,8 @@ def _memory(sizes: Mapping[str, Any]) -> str:
 
 def _live(live: Mapping[Any, Dict[str, Any]]) -> str:
     full = next(iter(live.values()))
-    rows = [[f"{percent}", str(row["connections"]), f"{row['weights']:.2f} s ({row['weights'] / full['weights']:.0%})",
+    rows = [[f"{percent}", f"{row['connections']:.0f}",
+             f"{row['weights']:.2f} s ({row['weights'] / full['weights']:.0%})",
              f"{row['lambdas']:.2f} s ({row['lambdas'] / full['lambdas']:.0%})", f"{row['rebuild']:.2f} s"]
             for percent, row in live.items()]
     return table(["lambdas left, %", "live connections", "weight step", "lambda step", "rebuild"], rows)

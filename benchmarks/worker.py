@@ -121,16 +121,17 @@ def resident(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+)", status).group(1)) / 1024
 
 
-def speed(case: str, way: str, repetitions: int) -> Dict[str, Any]:
+def speed(case: str, way: str, warm_up: int, repetitions: int) -> Dict[str, Any]:
     """Median seconds of a weight and of a lambda step."""
-    return medians(stepper(build(CASES[case], way), CASES[case], way), repetitions)
+    return medians(stepper(build(CASES[case], way), CASES[case], way), warm_up, repetitions)
 
 
-def medians(step: Step, repetitions: int) -> Dict[str, float]:
-    """Medians over `repetitions` steps of each kind, after one that does not count."""
+def medians(step: Step, warm_up: int, repetitions: int) -> Dict[str, float]:
+    """Medians over `repetitions` steps of each kind, after `warm_up` steps, in which memory is touched first."""
     result = {}
     for kind in KINDS:
-        step(kind)
+        for _ in range(warm_up):
+            timed(step, kind)
         result[kind] = float(np.median([timed(step, kind) for _ in range(repetitions)]))
     return result
 
@@ -177,7 +178,7 @@ def genotype_with(case: Case, percent: int) -> Genotype:
     return min(drawn, key=lambda genotype: abs(genotype.blocks[SHARED].num_connections - wanted))
 
 
-def live(case: str, percent: int, repetitions: int) -> Dict[str, Any]:
+def live(case: str, percent: int, warm_up: int, repetitions: int) -> Dict[str, Any]:
     """Step times with a share of the connections left, and the seconds that the rebuild took."""
     full, genotype = build(CASES[case], "plain"), genotype_with(CASES[case], percent)
     start = time.perf_counter()
@@ -188,7 +189,8 @@ def live(case: str, percent: int, repetitions: int) -> Dict[str, Any]:
     mx.nd.waitall()
     rebuild = time.perf_counter() - start
     step = stepper(network, CASES[case], "plain")
-    return {"rebuild": rebuild, "connections": genotype.blocks[SHARED].num_connections, **medians(step, repetitions)}
+    return {"rebuild": rebuild, "connections": genotype.blocks[SHARED].num_connections,
+            **medians(step, warm_up, repetitions)}
 
 
 def limits(case: str) -> Dict[str, Any]:
