@@ -169,15 +169,11 @@ class SearchBlock(Block):
         return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], bundles, parameters))
 
     def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Tuple[Node, ...], bool]]:
-        """How a level's operations lie side by side, and whether a later level reads them.
-
-        Those that are read, by whether they go to the output as well; those that are not, each by itself.
-        """
-        read = {source for sources in self.genotype.connections.values() for source in sources}
-        outputs = tuple(node for node in nodes if node in read and node in self.genotype.outputs)
-        others = tuple(node for node in nodes if node in read and node not in self.genotype.outputs)
-        unread = [((node,), False) for node in nodes if node not in read]
-        return [(bundle, True) for bundle in (outputs, others) if bundle] + unread
+        """How a level's operations lie side by side, and whether later levels read them; the unread lie each apart."""
+        sources = {source for sources in self.genotype.connections.values() for source in sources}
+        read = tuple(node for node in nodes if node in sources)
+        unread: List[Tuple[Tuple[Node, ...], bool]] = [((node,), False) for node in nodes if node not in sources]
+        return ([(read, True)] if read else []) + unread
 
     def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
         """The lambda vector (1, k) of every key that is used, zeros at what is pruned."""
@@ -223,8 +219,10 @@ class SearchBlock(Block):
         # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
         parts = split(F, F.batch_dot(scales, weights), len(nodes), axis=0)
         scaled = {node: part.reshape((channels, channels, 1, 1)) for node, part in zip(nodes, parts)}
-        return [self._output(F, values, side_by_side(F, [scaled[node] for node in bundle]))
-                for bundle, values in bundles.items() if bundle[0] in scaled]
+        # What does not go to the output gets zeros: a bundle that is not taken apart costs less than it saves.
+        nothing = F.zeros_like(scaled[nodes[0]])
+        return [self._output(F, values, side_by_side(F, [scaled.get(node, nothing) for node in bundle]))
+                for bundle, values in bundles.items() if scaled.keys() & set(bundle)]
 
     def tune_for_cpu(self) -> None:
         """See the function of that name."""
