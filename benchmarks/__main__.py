@@ -10,9 +10,10 @@ import platform
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from benchmarks.tables import tables
 
 RESULTS = Path(__file__).with_name("results.json")
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-2
+Name = TypeVar("Name")
 
 
 def measure(task: str, published: bool = False, exact: bool = False, **options: Any) -> Dict[str, Any]:
@@ -72,17 +74,24 @@ def medians(found: Sequence[Mapping[str, float]]) -> Dict[str, float]:
     return {name: float(np.median([one[name] for one in found])) for name in found[0]}
 
 
+def in_turn(jobs: Mapping[Name, Tuple[int, Callable[[], Dict[str, float]]]]) -> Dict[Name, Dict[str, float]]:
+    """Each job as often as it says, one after the other and then all again; medians of what they give, by name."""
+    found: Dict[Name, List[Dict[str, float]]] = {name: [] for name in jobs}
+    for turn in range(max(times for times, _ in jobs.values())):
+        for name, (times, job) in jobs.items():
+            if turn < times:
+                found[name].append(job())
+    return {name: medians(several) for name, several in found.items()}
+
+
 def speeds(case: str, runs: Mapping[str, Tuple[str, bool]], quick: bool) -> Dict[str, Dict[str, float]]:
     """Seconds of a step by run: each is a way and whether the process is left as MXNet finds it; they take turns."""
-    found: Dict[str, List[Dict[str, float]]] = {name: [] for name in runs}
-    timings = {name: timing(case, way, quick) for name, (way, _) in runs.items()}
-    for turn in range(max(one.processes for one in timings.values())):
-        for name, (way, published) in runs.items():
-            processes, warm_up, repetitions = timings[name]
-            if turn < processes:
-                found[name].append(measure("speed", published, case=case, way=way, warm_up=warm_up,
-                                           repetitions=repetitions))
-    return {name: medians(several) for name, several in found.items()}
+    jobs = {}
+    for name, (way, published) in runs.items():
+        times = timing(case, way, quick)
+        jobs[name] = times.processes, partial(measure, "speed", published, case=case, way=way, warm_up=times.warm_up,
+                                              repetitions=times.repetitions)
+    return in_turn(jobs)
 
 
 def compare(case: str, quick: bool) -> Dict[str, Any]:
@@ -121,12 +130,8 @@ def run(sizes: List[str], quick: bool) -> Dict[str, Any]:
 
 def live(case: str, turns: int) -> Dict[int, Dict[str, float]]:
     """Speed by the share of connections left, and the seconds of a rebuild."""
-    found: Dict[int, List[Dict[str, float]]] = {percent: [] for percent in LIVE}
-    for _ in range(turns):
-        for percent in LIVE:
-            found[percent].append(measure("live", case=case, percent=percent, warm_up=WARM_UP,
-                                          repetitions=2))
-    return {percent: medians(several) for percent, several in found.items()}
+    return in_turn({percent: (turns, partial(measure, "live", case=case, percent=percent, warm_up=WARM_UP,
+                                             repetitions=2)) for percent in LIVE})
 
 
 def depth(case: str, quick: bool) -> Dict[str, Any]:
