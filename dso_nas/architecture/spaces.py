@@ -81,10 +81,10 @@ class NormalSpace:
         """Costs of every layer of a genotype's network, or of the supernet's."""
         return network_cost(spec, genotype, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+    def plan(self, spec: Any, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
              dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
         """The memory plan of a supernet's step with `images` on a device; `tuned` where that is the CPU."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, dtype=dtype, tuned=tuned)
+        return plan_memory(spec, genotype, images, mirroring, limit_mb, dtype=dtype, tuned=tuned)
 
 
 class SegmentationSpace(NormalSpace):
@@ -103,10 +103,10 @@ class SegmentationSpace(NormalSpace):
         """See NormalSpace; at the crop, with the head."""
         return segmentation_cost(spec, genotype, self.settings.head_channels, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+    def plan(self, spec: Any, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
              dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
         """See NormalSpace; with the head."""
-        return plan_memory(self.spec, genotype, images, mirroring, limit_mb, self.settings.head_channels, dtype,
+        return plan_memory(spec, genotype, images, mirroring, limit_mb, self.settings.head_channels, dtype,
                            tuned)
 
 
@@ -145,10 +145,10 @@ class MobileSpace(NormalSpace):
         """See NormalSpace."""
         return mobile_cost(spec, genotype, conventions)
 
-    def plan(self, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
+    def plan(self, spec: Any, genotype: Optional[Any], images: int, mirroring: str, limit_mb: Optional[float],
              dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
         """See NormalSpace."""
-        return plan_mobile_memory(self.spec, genotype, images, mirroring, limit_mb, dtype)
+        return plan_mobile_memory(spec, genotype, images, mirroring, limit_mb, dtype)
 
 
 SPACES = {"normal": NormalSpace, "mobile": MobileSpace}

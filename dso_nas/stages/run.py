@@ -185,8 +185,8 @@ class Run:
         """
         images = -(-batch_size // len(self.contexts))
         memory = self.recipe.memory
-        plan = self.space.plan(network.genotype, images, memory.mirroring, memory.limit_mb, self.recipe.dtype,
-                               self._on_cpu)
+        plan = self.space.plan(self.space.spec, network.genotype, images, memory.mirroring, memory.limit_mb,
+                               self.recipe.dtype, self._on_cpu)
         return Learner(network, self.contexts, self.loss(), self.kvstore, plan.groups)
 
     def before_search(self) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import List
+from typing import Any, List
 
 from dso_nas.architecture.cost import Conventions, Cost
 from dso_nas.architecture.genotypes import load_genotype
@@ -33,16 +33,16 @@ def run(options: argparse.Namespace) -> None:
     genotype = load_genotype(options.genotype) if options.genotype else None
     table = space.cost(spec, genotype, Conventions(options.batch_norm, options.bias, options.aux_head))
     rows = [_row(name, cost) for name, cost in table.by_unit().items()] + [_row("total", table.total)]
-    if options.genotype is None and options.width == 1:
-        _print_memory(recipe, space, options.devices)
+    if options.genotype is None:
+        _print_memory(recipe, space, spec, options.devices)
     print(markdown_table(("unit", "parameters", "multiply-adds", "memory access"), rows, "lrrr"))
 
 
-def _print_memory(recipe: Recipe, space: NormalSpace, devices: int) -> None:
-    """The planned memory of pre-training, or of a segmentation's search, per device."""
+def _print_memory(recipe: Recipe, space: NormalSpace, spec: Any, devices: int) -> None:
+    """The planned memory of pre-training in the macro-structure `spec`, or of a segmentation's search, per device."""
     batch = recipe.search.batch_size if recipe.segmentation else recipe.pretrain.batch_size
     images = -(-batch // devices)
-    gpu, cpu = (space.plan(None, images, recipe.memory.mirroring, recipe.memory.limit_mb, recipe.dtype, tuned)
+    gpu, cpu = (space.plan(spec, None, images, recipe.memory.mirroring, recipe.memory.limit_mb, recipe.dtype, tuned)
                 for tuned in (False, True))
     print(f"planned memory per device: {gpu.total_mb:,.0f} MB on a GPU, {cpu.total_mb:,.0f} MB on the CPU, "
           f"for {images} images, memory.mirroring {recipe.memory.mirroring}\n")

@@ -25,8 +25,8 @@ def memory(recipe: Recipe, gpus: Sequence[machine.Gpu]) -> Finding:
         UserError: the recipe's own limit cannot be met.
     """
     devices = max(1, len(gpus))
-    plans = {stage: space.plan(None, -(-batch // devices), recipe.memory.mirroring, recipe.memory.limit_mb,
-                               recipe.dtype, tuned=not gpus)
+    plans = {stage: space.plan(space.spec, None, -(-batch // devices), recipe.memory.mirroring,
+                               recipe.memory.limit_mb, recipe.dtype, tuned=not gpus)
              for stage, space, batch in _steps(recipe)}
     stage, plan = max(plans.items(), key=lambda item: item[1].total_mb)
     total = min(gpu.memory_mb for gpu in gpus) if gpus else machine.memory_mb()

@@ -112,7 +112,7 @@ def table_devices():
     rows = []
     for gpus in GPUS:
         images = -(-RECIPE.search.batch_size // gpus)
-        plans = [SPACE.plan(None, images, kind, None).total_mb for kind in ("block", "none")]
+        plans = [SPACE.plan(SPACE.spec, None, images, kind, None).total_mb for kind in ("block", "none")]
         values = images * last[0] * last[1]
         rows.append((str(gpus), str(images), *(f"{plan:,.0f} MB" for plan in plans), f"{values:,}"))
     head = ("GPUs", "images on each", "memory, `block`", "memory, `none`", "values a channel in stage 4")

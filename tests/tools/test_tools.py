@@ -30,9 +30,17 @@ def test_the_paper_size_supernet(capsys):
     assert "2,059 MB on a GPU, 2,323 MB on the CPU, for 128 images, memory.mirroring block" in first
 
 
-def test_planned_memory_is_that_of_the_recipes_own_widths(capsys):
-    assert main(["cost", "--recipe", "cifar10-share", "--width", "0.5"]) == 0
-    assert "planned" not in capsys.readouterr().out
+@pytest.mark.parametrize("recipe, doubled", [
+    ("cifar10-share", ["widths=[96, 192, 384]"]),
+    ("seg-demo", ["widths=[16, 32, 64, 128]"]),
+    ("mobile-demo", ["widths=[16, 32, 48, 64]", "stem_width=16", "first_width=16", "feature_width=128"]),
+])
+def test_width_multiplies_the_planned_memory_too(recipe, doubled, capsys):
+    printed = []
+    for options in (["--width", "2"], [word for key in doubled for word in ("--set", f"network.{key}")], []):
+        assert main(["cost", "--recipe", recipe, *options]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and printed[0].splitlines()[0] != printed[2].splitlines()[0]
 
 
 def test_show_names_every_live_operation(genotype, tmp_path, capsys):
