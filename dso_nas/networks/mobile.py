@@ -111,7 +111,7 @@ class MobileBlock(HybridBlock):
         if scales is None:
             mixed = total(F, branches)
         else:
-            mixed = weighted_total(F, branches, columns(F, scales, self._positions, self._candidates))
+            mixed = weighted_total(F, branches, columns(F, scales.expand_dims(2), self._positions, self._candidates))
         return mixed + x if self.unit.shortcut else mixed
 
 
