@@ -6,9 +6,10 @@ output convolution of its own. Parameters, and so names and shapes, are those of
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import mxnet as mx
+from mxnet import autograd
 from mxnet.gluon import HybridBlock, Parameter
 
 from dso_nas.architecture.genotype import Genotype
@@ -80,3 +81,12 @@ class LiteralNet(Network):
                 units.append(LiteralBlock(unit, spec.topology, genotype.block(unit), own))
         super().__init__(spec, units)
         self.lambdas = lambdas
+
+
+def forward_backward(network: Any, data: Any, labels: Any, loss: Callable[[Any, Any], Any]) -> Tuple[Any, Any]:
+    """(outputs, loss per image) of any network, recorded operator by operator; every gradient is computed."""
+    with autograd.record():
+        outputs = network(data)
+        losses = loss(outputs, labels)
+    losses.backward()
+    return outputs, losses

@@ -20,6 +20,8 @@ GRADIENT_VARIABLE = "MXNET_EXEC_INPLACE_GRAD_SUM_CAP"
 GRADIENT_VALUE = 1_000_000
 CUDA_DISTRIBUTION = "mxnet-cu112"
 PLANNER_VARIABLE = "NNVM_EXEC_MATCH_RANGE"
+# Whether MXNet says a line for every static graph that it makes.
+VERBOSE_VARIABLE = "MXNET_SUBGRAPH_VERBOSE"
 MALLOC_VARIABLE = "DSO_NAS_MALLOC"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 SHARERS_VARIABLE = "DSO_NAS_SHARERS"
@@ -63,6 +65,7 @@ def prepare() -> None:
     # MXNet puts an array into any freed buffer up to 16 times its size and keeps all of it: in a supernet's block that
     # pins a quarter more memory than is used. With 1 the sizes must match.
     os.environ.setdefault(PLANNER_VARIABLE, "1")
+    os.environ.setdefault(VERBOSE_VARIABLE, "0")
     keep_freed_memory()
     if is_installed(CUDA_DISTRIBUTION):
         # The wheel was built against cuDNN 8.1.1 and would warn about the 8.9 that it runs with.

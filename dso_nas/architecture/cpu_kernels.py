@@ -1,4 +1,4 @@
-"""For which sizes oneDNN has fast depthwise kernels: what `dso_nas.networks.blocks.tune_for_cpu` goes by."""
+"""For which sizes oneDNN has fast depthwise kernels: what a network that trains on the CPU goes by."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ class MemoryPlan:
 
 
 def block_groups(segments: int) -> List[Group]:
-    """Every segment but the head a group of its own: the least memory."""
-    return [(i, i + 1) for i in range(segments - 1)]
+    """The least memory: every segment a group of its own, but for the head and the one before, which would run again at once."""
+    return [(i, i + 1) for i in range(segments - 2)]
 
 
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",

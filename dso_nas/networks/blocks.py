@@ -11,11 +11,11 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from mxnet.gluon import HybridBlock, Parameter
 
-from dso_nas.architecture.cpu_kernels import fits_blocks
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
-from dso_nas.networks.operations import ConvBNReLU, DepthwiseConv, MaxPool, batch_norm, make_operation, relu
+from dso_nas.networks.operations import ConvBNReLU, MaxPool, batch_norm, convolved, make_operation, relu
+from dso_nas.training.programs import learns
 
 
 def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
@@ -70,14 +70,18 @@ def total(F: Any, terms: Sequence[Any]) -> Any:
     return terms[0] if len(terms) == 1 else F.add_n(*terms)
 
 
-def weighted_total(F: Any, terms: Sequence[Any], row: Any) -> Any:
-    """The sum of arrays (B, C, H, W), each times its entry of `row` (1, k, 1).
+def contraction(F: Any, values: Any, matrix: Any, shape: Tuple[int, int], learned: bool) -> Any:
+    """Weighted sums of arrays: `values` (B, k, ...) and `matrix` (n, k, 1), of shape (n, k), give (B, n, ...).
 
-    As a 1x1 convolution, whose backward is the fastest that MXNet has on the CPU.
+    As a 1x1 convolution, whose backward is the fastest that MXNet has on the CPU. `learned` is whether the matrix is.
     """
+    return convolved(F, values, matrix.reshape((*shape, 1, 1)), learned, kernel=(1, 1), num_filter=shape[0])
+
+
+def weighted_total(F: Any, terms: Sequence[Any], row: Any, learned: bool) -> Any:
+    """The sum of arrays (B, C, H, W), each times its entry of `row` (1, k, 1), which is learned or not."""
     stacked = F.stack(*terms, axis=1).reshape((0, 0, -3, 0))
-    mixed = F.Convolution(stacked, row.reshape((1, len(terms), 1, 1)), kernel=(1, 1), num_filter=1, no_bias=True)
-    return F.reshape_like(mixed, terms[0])
+    return F.reshape_like(contraction(F, stacked, row, (1, len(terms)), learned), terms[0])
 
 
 def passed_on(F: Any, x: Any) -> Any:
@@ -156,6 +160,13 @@ class SearchBlock(Block):
                 self._lambda_names[key] = name
                 setattr(self, name, parameter)
                 self.params.update({parameter.name: parameter})
+        for (level, _), operation in self._operations.items():
+            if isinstance(operation, MaxPool):
+                operation.plain_input = level > 1
+
+    @property
+    def _learns_lambdas(self) -> bool:
+        return any(learns(getattr(self, name).name) for name in self._lambda_names.values())
 
     def hybrid_forward(self, F: Any, x: Any, **parameters: Any) -> Any:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -203,10 +214,8 @@ class SearchBlock(Block):
         for bundle, values in bundles.items():
             if read.intersection(bundle):
                 part = columns(F, matrix, [predecessors.index(node) for node in bundle], len(predecessors))
-                # A 1x1 convolution over the bundle's axis: the fastest contraction MXNet has on the CPU.
-                terms.append(F.Convolution(values.reshape((0, len(bundle), -1, 0)),
-                                           part.reshape((len(nodes), len(bundle), 1, 1)), kernel=(1, 1),
-                                           num_filter=len(nodes), no_bias=True))
+                terms.append(contraction(F, values.reshape((0, len(bundle), -1, 0)), part, (len(nodes), len(bundle)),
+                                         self._learns_lambdas))
         inputs = total(F, terms).reshape((0, len(nodes) * self.unit.channels, -1, 0))
         return split(F, inputs, len(nodes), axis=1)
 
@@ -226,13 +235,6 @@ class SearchBlock(Block):
         nothing = F.zeros_like(scaled[nodes[0]])
         return [self._output(F, values, stacked(F, [scaled.get(node, nothing) for node in bundle]))
                 for bundle, values in bundles.items() if scaled.keys() & set(bundle)]
-
-    def tune_for_cpu(self) -> None:
-        """See the function of that name."""
-        for (level, _), operation in self._operations.items():
-            if isinstance(operation, MaxPool):
-                # At level 1 the block's input comes in oneDNN's layout.
-                operation.in_blocks = level > 1 and fits_blocks(self.unit.channels)
 
 
 class DerivedBlock(Block):
@@ -307,18 +309,5 @@ class ReductionBlock(HybridBlock):
         if scales is None:
             return total(F, branches)
         positions = [REDUCTION_OPERATIONS.index(name) for name in self._kept]
-        return weighted_total(F, branches, columns(F, scales.expand_dims(2), positions, len(REDUCTION_OPERATIONS)))
-
-
-def tune_for_cpu(network: HybridBlock) -> None:
-    """Let a network that is not compiled yet train by oneDNN's fast kernels: the same values, by more operators.
-
-    Only for training on the CPU: a forward pass alone is slower by them.
-    """
-    def tell(block: HybridBlock) -> None:
-        if isinstance(block, DepthwiseConv):
-            block.by_columns = fits_blocks(block.channels)
-        elif isinstance(block, SearchBlock):
-            block.tune_for_cpu()
-
-    network.apply(tell)
+        row = columns(F, scales.expand_dims(2), positions, len(REDUCTION_OPERATIONS))
+        return weighted_total(F, branches, row, learns(self.scales.name))

@@ -19,6 +19,7 @@ from dso_nas.architecture.mobile_genotype import MobileGenotype
 from dso_nas.networks.blocks import columns, passed_on, total, weighted_total
 from dso_nas.networks.network import Network
 from dso_nas.networks.operations import batch_norm, convolution, global_average
+from dso_nas.training.programs import learns
 
 
 def relu6(F: Any, x: Any) -> Any:
@@ -111,7 +112,8 @@ class MobileBlock(HybridBlock):
         if scales is None:
             mixed = total(F, branches)
         else:
-            mixed = weighted_total(F, branches, columns(F, scales.expand_dims(2), self._positions, self._candidates))
+            row = columns(F, scales.expand_dims(2), self._positions, self._candidates)
+            mixed = weighted_total(F, branches, row, learns(self.scales.name))
         return mixed + x if self.unit.shortcut else mixed
 
 

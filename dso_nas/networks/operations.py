@@ -9,17 +9,36 @@ from typing import Any, Tuple
 
 from mxnet.gluon import HybridBlock, nn
 
-from dso_nas.architecture.cpu_kernels import is_wide
+from dso_nas.architecture.cpu_kernels import fits_blocks, is_wide
 from dso_nas.architecture.topology import Operation
+from dso_nas.training.programs import has_gradients, learns, trains_on_cpu
 
 BATCH_NORM = {"epsilon": 2e-5, "momentum": 0.9}
 
 
+def convolved(F: Any, x: Any, weight: Any, learned: bool, **options: Any) -> Any:
+    """MXNet's Convolution without bias; `learned` is whether the gradient of `weight` is wanted."""
+    if learned or not (has_gradients() and trains_on_cpu()):
+        return F.Convolution(x, weight, no_bias=True, **options)
+    # Of a convolution without bias MXNet on the CPU takes the gradient of the weights or not by what lies behind the end
+    # of a list, often for nothing; with a bias, here of zeros, that place is in the list.
+    return F.Convolution(x, weight, F.zeros((options["num_filter"],)), no_bias=False, **options)
+
+
+class Conv2D(nn.Conv2D):
+    """Gluon's convolution without bias: (B, in_channels, H, W) -> (B, channels, H/stride, W/stride)."""
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
+        """See the class."""
+        options = {name: value for name, value in self._kwargs.items() if name != "no_bias"}
+        return convolved(F, x, weight, learns(self.weight.name), **options)
+
+
 def convolution(channels: int, in_channels: int, kernel: int, prefix: str, stride: int = 1, groups: int = 1,
-                dilation: int = 1) -> nn.Conv2D:
+                dilation: int = 1) -> Conv2D:
     """A convolution without bias, padded so that stride 1 keeps the size; its weight is called `{prefix}_weight`."""
-    return nn.Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation,
-                     groups=groups, in_channels=in_channels, use_bias=False, prefix=f"{prefix}_")
+    return Conv2D(channels, kernel, strides=stride, padding=dilation * (kernel // 2), dilation=dilation,
+                  groups=groups, in_channels=in_channels, use_bias=False, prefix=f"{prefix}_")
 
 
 class BatchNorm(nn.BatchNorm):
@@ -66,10 +85,10 @@ def global_average(F: Any, x: Any) -> Any:
     return F.mean(x, axis=(2, 3), keepdims=True)
 
 
-def depthwise(F: Any, x: Any, weight: Any, channels: int, kernel: Tuple[int, int]) -> Any:
+def depthwise(F: Any, x: Any, weight: Any, channels: int, kernel: Tuple[int, int], learned: bool = False) -> Any:
     """Every channel of `x` (B, C, H, W) convolved with its kernel of `weight` (C, 1, *kernel); sizes stay."""
-    return F.Convolution(x, weight, kernel=kernel, pad=(kernel[0] // 2, kernel[1] // 2), num_filter=channels,
-                         num_group=channels, no_bias=True)
+    return convolved(F, x, weight, learned, kernel=kernel, pad=(kernel[0] // 2, kernel[1] // 2), num_filter=channels,
+                     num_group=channels)
 
 
 def into_blocks(F: Any, x: Any, channels: int) -> Any:
@@ -77,40 +96,39 @@ def into_blocks(F: Any, x: Any, channels: int) -> Any:
     return depthwise(F, x, F.ones((channels, 1, 1, 1)), channels, (1, 1))
 
 
-class DepthwiseConv(nn.Conv2D):
+class DepthwiseConv(Conv2D):
     """A kxk convolution of every channel with a kernel of its own, without bias: (B, C, H, W) -> (B, C, H, W).
 
-    `by_columns` splits a wide kernel that is not dilated: the three middle columns are one convolution, and every other
-    column is one whose result is moved sideways. oneDNN has no fast weight gradient for more than three columns.
+    A graph that learns a wide kernel on the CPU splits it, if it is not dilated: the three middle columns are one
+    convolution, and every other column is one whose result is moved sideways. oneDNN has no fast weight gradient for
+    more than three columns; all else is faster undivided.
     """
-
-    by_columns = False
 
     def __init__(self, channels: int, kernel: int, prefix: str, dilation: int = 1) -> None:
         super().__init__(channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels,
                          in_channels=channels, use_bias=False, prefix=f"{prefix}_")
-        self.channels = channels
+        self._channels_in = channels
         self._kernel = kernel
-        self._dilation = dilation
+        self._wide = is_wide(kernel, dilation) and fits_blocks(channels)
 
     @property
     def is_split(self) -> bool:
-        """Whether it is several convolutions."""
-        return self.by_columns and is_wide(self._kernel, self._dilation)
+        """Whether it is several convolutions in the graph that is being traced."""
+        return self._wide and trains_on_cpu() and learns(self.weight.name)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any) -> Any:
         """See the class."""
         if not self.is_split:
             return super().hybrid_forward(F, x, weight)
-        size, middle = self._kernel, self._kernel // 2
+        channels, size, middle = self._channels_in, self._kernel, self._kernel // 2
         columns = F.slice_axis(weight, axis=3, begin=middle - 1, end=middle + 2)
-        terms = [depthwise(F, x, columns, self.channels, (size, 3))]
+        terms = [depthwise(F, x, columns, channels, (size, 3), learned=True)]
         for at in (*range(middle - 1), *range(middle + 2, size)):
             column = F.slice_axis(weight, axis=3, begin=at, end=at + 1)
-            values = depthwise(F, x, column, self.channels, (size, 1))
+            values = depthwise(F, x, column, channels, (size, 1), learned=True)
             # Moved by a convolution with a single one, which keeps to oneDNN's layout.
-            move = F.one_hot(F.full((self.channels,), at), depth=size).reshape((-1, 1, 1, size))
-            terms.append(depthwise(F, values, move, self.channels, (1, size)))
+            move = F.one_hot(F.full((channels,), at), depth=size).reshape((-1, 1, 1, size))
+            terms.append(depthwise(F, values, move, channels, (1, size)))
         return F.add_n(*terms)
 
 
@@ -164,10 +182,10 @@ class SeparableConv(CandidateOperation):
 class MaxPool(CandidateOperation):
     """3x3 maximum with stride 1, BatchNorm, ReLU: (B, C, H, W) -> (B, C, H, W).
 
-    With `in_blocks` the input, which comes in the plain layout, is brought into oneDNN's first.
+    `plain_input` says that the input comes in the plain layout; for training on the CPU it is brought into oneDNN's.
     """
 
-    in_blocks = False
+    plain_input = False
 
     def __init__(self, operation: Operation, channels: int, prefix: str, fix_gamma: bool, dilation: int,
                  activate: bool) -> None:
@@ -177,7 +195,7 @@ class MaxPool(CandidateOperation):
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         """See the class."""
-        if self.in_blocks:
+        if self.plain_input and trains_on_cpu() and fits_blocks(self._channels):
             # BatchNorm takes a tenth of its time there.
             x = into_blocks(F, x, self._channels)
         pooled = F.Pooling(x, kernel=(self._kernel,) * 2, pad=(self._kernel // 2,) * 2, pool_type="max")

@@ -17,7 +17,6 @@ from dso_nas.data.augmentation import Augmentation
 from dso_nas.data.batches import Batches, OrderedBatches
 from dso_nas.data.splits import Split
 from dso_nas.errors import UserError
-from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.operations import synchronise
 from dso_nas.optimizers.schedules import make_schedule
@@ -165,8 +164,6 @@ class Run:
         if self.recipe.sync_batch_norm:
             check_can_synchronise(self.contexts)
             synchronise(network, len(self.contexts))
-        if self._on_cpu:
-            tune_for_cpu(network)
         network.initialize(PublishedInitializer(), ctx=list(self.contexts))
         if self.recipe.dtype != "float32":
             network.cast(self.recipe.dtype)

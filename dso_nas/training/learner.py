@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -16,7 +15,7 @@ from mxnet import gluon
 
 from dso_nas.errors import UserError
 from dso_nas.training.losses import Loss
-from dso_nas.training.memory import Group, forward_backward, mirrored_forward_backward
+from dso_nas.training.memory import Chain, Group
 from dso_nas.training.parallel import GradientExchange, share_out
 
 # What the names of parameters begin with in a checkpoint.
@@ -37,15 +36,26 @@ class StepResult(NamedTuple):
 
 
 class _Movable(NamedTuple):
+    """Parameters, their optimizer, and on each device what it keeps of them."""
+
     parameters: List[gluon.Parameter]
-    trainer: gluon.Trainer
-    wanted: List[bool]
+    optimizer: mx.optimizer.Optimizer
+    updaters: List[mx.optimizer.Updater]
+
+    def update(self) -> None:
+        """Make the optimizer's step on every device, from the gradients that are there."""
+        indices = range(len(self.parameters))
+        for device, updater in enumerate(self.updaters):
+            updater(list(indices), [p.list_grad()[device] for p in self.parameters],
+                    [p.list_data()[device] for p in self.parameters])
 
 
 class Learner:
     """Trains `network` on `contexts`; each named group of parameters has an optimizer of its own.
 
-    `groups` are the memory groups of `dso_nas.training.memory`, None to keep everything.
+    `groups` are the memory groups of `dso_nas.training.memory`, None to keep everything. The network's parameters must
+    be initialised and in the precision that they are trained in. For every group, and every shape of what a step is
+    given, a static graph is made at the first step (`dso_nas.training.programs`).
 
     A network that was cast to float16 gets float16 data. Its optimizers move float32 copies of the float16 parameters;
     the copies are the parameters' values here and in a checkpoint, which looks the same in both precisions. Values are
@@ -61,21 +71,20 @@ class Learner:
         self._exchange = GradientExchange(kvstore, contexts)
         self._agreed = False
         self._movable: Dict[str, _Movable] = {}
-        self._places: Dict[str, Tuple[gluon.Trainer, int]] = {}
+        self._places: Dict[str, Tuple[_Movable, int]] = {}
+        self._chains: Dict[Tuple[Any, ...], Chain] = {}
         self._half = any(map(_is_half, network.collect_params().values()))
         self._dtype = np.float16 if self._half else np.float32
-        self._shared = _read_twice(network) if groups is not None else set()
         self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
 
     def add_group(self, name: str, parameters: Sequence[gluon.Parameter], optimizer: mx.optimizer.Optimizer) -> None:
         """Let steps called `name` move `parameters` (those that get gradients at all) by `optimizer`."""
         optimizer.multi_precision = True
         chosen = [p for p in parameters if p.grad_req != "null"]
-        trainer = gluon.Trainer(chosen, optimizer, kvstore=None)
-        inside = {p.name for p in chosen}
-        wanted = [bool(inside & set(segment.collect_params().keys())) for segment in self.network.segments]
-        self._movable[name] = _Movable(chosen, trainer, wanted)
-        self._places.update({p.name: (trainer, index) for index, p in enumerate(chosen)})
+        optimizer.param_dict = dict(enumerate(chosen))
+        movable = _Movable(chosen, optimizer, [mx.optimizer.get_updater(optimizer) for _ in self.contexts])
+        self._movable[name] = movable
+        self._places.update({p.name: (movable, index) for index, p in enumerate(chosen)})
 
     def step(self, name: str, data: np.ndarray, labels: np.ndarray, learning_rate: float,
              paths: Optional[np.ndarray] = None, images: Optional[int] = None) -> StepResult:
@@ -87,15 +96,15 @@ class Learner:
         """
         group = self._movable[name]
         self._agree()
-        self._select(group.parameters)
         inputs = [array for array in (data, labels, paths) if array is not None]
         own = inputs if images is not None else [self._exchange.own_part(array) for array in inputs]
         total = images or len(data)
         scale = LOSS_SCALE / total if self._half else None
-        results = [self._run(group, scale, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
+        results = [self._run(name, scale, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
         self._exchange.sum_gradients(group.parameters)
-        group.trainer.set_learning_rate(learning_rate)
-        group.trainer.step(LOSS_SCALE if self._half else total)
+        group.optimizer.set_learning_rate(learning_rate)
+        group.optimizer.rescale_grad = 1 / (LOSS_SCALE if self._half else total)
+        group.update()
         losses, errors = map(list, zip(*results))
         # The loss can be finite where a gradient is not: ReLU makes zero of NaN, and a lambda that an infinite gradient
         # has made minus infinity would pass for one that died.
@@ -108,27 +117,28 @@ class Learner:
             self._exchange.agree(list(self.network.collect_params().values()))
             self._agreed = True
 
-    def _select(self, parameters: Sequence[gluon.Parameter]) -> None:
-        """Ask for the gradients of `parameters` alone; those that several memory groups read are added up from zero."""
-        requests = {p.name: "add" if p.name in self._shared else "write" for p in parameters}
-        for index in range(len(self.contexts)):
-            arrays = [p.list_data()[index] for p in self._trained]
-            gradients = [p.list_grad()[index] for p in self._trained]
-            mx.autograd.mark_variables(arrays, gradients, [requests.get(p.name, "null") for p in self._trained])
-        for parameter in parameters:
-            if parameter.name in self._shared:
-                parameter.zero_grad()
-
-    def _run(self, group: _Movable, scale: Optional[float], data: Any, labels: Any,
+    def _run(self, group: str, scale: Optional[float], data: Any, labels: Any,
              paths: Optional[Any] = None) -> Tuple[Any, Any]:
-        data = self._cast(data)
-        if self._groups is None:
-            outputs, losses = forward_backward(self.network, data, labels, self._loss,
-                                               paths if paths is None else self._cast(paths), scale)
-        else:
-            outputs, losses = mirrored_forward_backward(self.network, data, labels, self._loss, self._groups,
-                                                        group.wanted, scale)
+        """Loss and wrong predictions of one device's part, whose gradients of a group are computed on it."""
+        inputs = [self._cast(array) for array in (data, paths) if array is not None]
+        chain = self._chain(group, inputs)
+        outputs = [output.detach() for output in chain.forward(*inputs)]
+        for output in outputs:
+            output.attach_grad()
+        with mx.autograd.record():
+            losses = self._loss(outputs if len(outputs) > 1 else outputs[0], labels)
+        losses.backward(None if scale is None else mx.nd.full(losses.shape, scale, losses.context, losses.dtype))
+        chain.backward([output.grad for output in outputs])
         return losses.sum(), self._loss.errors(outputs, labels)
+
+    def _chain(self, group: str, inputs: Sequence[Any]) -> Chain:
+        """The steps of a group on inputs like these, on the device they are on."""
+        key = (group, inputs[0].context, *(array.shape for array in inputs))
+        if key not in self._chains:
+            names = {p.name for p in self._movable[group].parameters}
+            beside = [chain.root for (_, context, *_), chain in self._chains.items() if context == inputs[0].context]
+            self._chains[key] = Chain(self.network, inputs, names, self._groups, beside[0] if beside else None)
+        return self._chains[key]
 
     def _cast(self, array: Any) -> Any:
         """A network's input in its precision; the same array in float32."""
@@ -138,8 +148,8 @@ class Learner:
         """The optimizer's float32 copies of a float16 parameter, one per device; none before its first step."""
         if not _is_half(parameter) or parameter.name not in self._places:
             return []
-        trainer, index = self._places[parameter.name]
-        return [updater.states[index][0] for updater in trainer._updaters if index in updater.states]
+        movable, index = self._places[parameter.name]
+        return [updater.states[index][0] for updater in movable.updaters if index in updater.states]
 
     def _singles(self, parameter: gluon.Parameter) -> List[Any]:
         """A parameter's value on each device, in float32."""
@@ -157,9 +167,9 @@ class Learner:
             copies = self._singles(parameter) if "running" in name else self._singles(parameter)[:1]
             for device, copy in enumerate(copies):
                 arrays[f"{PARAMETER}{name}" + (f"@{device}" if device else "")] = copy.asnumpy()
-        for group, (parameters, trainer, _) in self._movable.items():
-            for index, parameter in enumerate(parameters):
-                for part, state in enumerate(_state_arrays(parameter, trainer._updaters[0].states.get(index))):
+        for group, movable in self._movable.items():
+            for index, parameter in enumerate(movable.parameters):
+                for part, state in enumerate(_state_arrays(parameter, movable.updaters[0].states.get(index))):
                     arrays[f"optimizer/{group}/{part}/{parameter.name}"] = state.asnumpy()
         return arrays
 
@@ -171,17 +181,17 @@ class Learner:
         """
         load_parameters(self.network, arrays)
         self._agreed = False
-        for group, (parameters, trainer, _) in self._movable.items():
-            for index, parameter in enumerate(parameters):
-                self._load_optimizer_state(group, trainer, index, parameter, arrays)
+        for group, movable in self._movable.items():
+            for index, parameter in enumerate(movable.parameters):
+                self._load_optimizer_state(group, movable, index, parameter, arrays)
 
-    def _load_optimizer_state(self, group: str, trainer: gluon.Trainer, index: int, parameter: gluon.Parameter,
+    def _load_optimizer_state(self, group: str, movable: _Movable, index: int, parameter: gluon.Parameter,
                               arrays: Mapping[str, np.ndarray]) -> None:
         known, half = f"optimizer/{group}/0/{parameter.name}" in arrays, _is_half(parameter)
         if not (known or half):
             return
-        for updater, weight in zip(trainer._updaters, parameter.list_data()):
-            state = trainer._optimizer.create_state_multi_precision(index, weight)
+        for updater, weight in zip(movable.updaters, parameter.list_data()):
+            state = movable.optimizer.create_state_multi_precision(index, weight)
             if half:
                 state[0][:] = arrays[PARAMETER + parameter.name]
             for part, array in enumerate(_state_arrays(parameter, state) if known else ()):
@@ -249,12 +259,6 @@ def load_parameters(network: Any, arrays: Mapping[str, np.ndarray]) -> None:
         for device, copy in enumerate(parameter.list_data()[1:], start=1):
             if f"{PARAMETER}{name}@{device}" in arrays:
                 copy[:] = arrays[f"{PARAMETER}{name}@{device}"]
-
-
-def _read_twice(network: Any) -> Set[str]:
-    """Names of parameters that more than one segment reads."""
-    counts = Counter(name for segment in network.segments for name in segment.collect_params())
-    return {name for name, count in counts.items() if count > 1}
 
 
 def _is_half(parameter: gluon.Parameter) -> bool:
