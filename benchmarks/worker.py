@@ -17,13 +17,13 @@ from mxnet import gluon
 from benchmarks.cases import CASES, Case
 from benchmarks.literal import LiteralNet, forward_backward
 from dso_nas.architecture.genotype import SHARED, Genotype
+from dso_nas.architecture.memory_plan import plan_memory
 from dso_nas.architecture.sampling import random_genotype
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.optimizers import apg_nag  # noqa: F401  (registers the optimizer)
 from dso_nas.training.learner import Learner
 from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import block_groups
 
 KINDS = ("weights", "lambdas")
 Step = Callable[[str], Any]
@@ -73,19 +73,28 @@ def literal_step(network: Any, data: np.ndarray, labels: np.ndarray) -> Step:
 
 def our_step(network: Any, data: np.ndarray, labels: np.ndarray, mirrored: bool) -> Step:
     """As the stages step."""
-    groups = block_groups(len(network.segments)) if mirrored else None
-    learner = Learner(network, [mx.cpu()], ClassificationLoss(), None, groups)
-    for kind in KINDS:
-        learner.add_group(kind, parameters_of(network, kind), optimizer(kind))
+    learner = our_learner(network, mirrored)
     return lambda kind: learner.step(kind, data, labels, 0.01)
 
 
+def our_learner(network: Any, mirrored: bool) -> Learner:
+    """What the stages train a network with."""
+    # Which groups of segments they are does not depend on the batch.
+    plan = plan_memory(network.spec, network.genotype, 1, "block" if mirrored else "none", tuned=True)
+    learner = Learner(network, [mx.cpu()], ClassificationLoss(), None, plan.groups)
+    for kind in KINDS:
+        learner.add_group(kind, parameters_of(network, kind), optimizer(kind))
+    return learner
+
+
 def build(case: Case, way: str) -> Any:
-    """The network of a case with its values; the literal one compiled."""
+    """The network of a case with its values, compiled."""
     network = LiteralNet(case.layout()) if way == "literal" else SuperNet(case.layout())
     fill(network)
     if way == "literal":
         network.hybridize()
+    else:
+        network.hybridize_segments()
     return network
 
 
@@ -128,21 +137,21 @@ def medians(step: Step, warm_up: int, repetitions: int) -> Dict[str, float]:
 
 
 def memory(case: str, way: str) -> Dict[str, Any]:
-    """MB that weight steps need at their peak beyond what parameters, their gradients and momentum take."""
-    # What a process takes once, for MXNet's code and threads, another network's steps have taken before.
-    stepper(build(CASES["depth3"], way), CASES["depth3"], way)("weights")
-    mx.nd.waitall()
+    """MB that a weight step takes at its peak beyond one of a single image.
+
+    After that the process has in memory what does not depend on the batch: code, graphs, parameters, their gradients
+    and momentum.
+    """
     network = build(CASES[case], way)
-    parameters = network.collect_params().values()
-    momentum = sum(p.data().size for p in parameters if p.grad_req != "null") * 4 / 2**20
-    before = resident("VmRSS")
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    step = stepper(network, CASES[case], way)
-    for _ in range(2):
-        step("weights")
-        mx.nd.waitall()
-    return {"peak_mb": resident("VmHWM") - before - momentum}
+    for batch in (1, CASES[case].batch):
+        step = stepper(network, CASES[case]._replace(batch=batch), way)
+        before = resident("VmRSS")
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        for _ in range(2):
+            step("weights")
+            mx.nd.waitall()
+    return {"peak_mb": resident("VmHWM") - before}
 
 
 def planned(case: str, way: str) -> Dict[str, Any]:
@@ -176,11 +185,16 @@ def genotype_with(case: Case, percent: int) -> Genotype:
 def live(case: str, percent: int, warm_up: int, repetitions: int) -> Dict[str, Any]:
     """Step times with a share of the connections left, and the seconds that the rebuild took."""
     full, genotype = build(CASES[case], "plain"), genotype_with(CASES[case], percent)
+    data, labels = images(CASES[case])
     start = time.perf_counter()
     arrays = Learner(full, [mx.cpu()], ClassificationLoss()).state()
     network = SuperNet(CASES[case].layout(), genotype)
     network.initialize(PublishedInitializer())
-    Learner(compiled(network), [mx.cpu()], ClassificationLoss()).load_state(arrays)
+    learner = our_learner(network, mirrored=False)
+    learner.load_state(arrays)
+    # The static graphs are made at the first step of a kind.
+    for kind in KINDS:
+        learner.prepare(kind, data)
     mx.nd.waitall()
     rebuild = time.perf_counter() - start
     step = stepper(network, CASES[case], "plain")

@@ -54,8 +54,22 @@ class MemoryPlan:
 
 
 def block_groups(segments: int) -> List[Group]:
-    """The least memory: every segment a group of its own, but for the head and the one before, which would run again at once."""
+    """Every segment a group of its own, but for the head and the one before, which would run again at once."""
     return [(i, i + 1) for i in range(segments - 2)]
+
+
+def _merged(segments: Sequence[Segment], groups: Sequence[Group]) -> List[Group]:
+    """Fewer groups of the same segments, whose insides take no more than those of the largest segment of all.
+
+    Every group's input is kept: the small segments behind stand together.
+    """
+    largest, merged = max(_insides([segment]) for segment in segments), []
+    for start, stop in groups:
+        if merged and _insides(segments[merged[-1][0] : stop]) <= largest:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return merged
 
 
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
@@ -82,17 +96,18 @@ def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirr
         UserError: 'auto', and mirroring everything still takes more than `limit_mb`.
     """
     parameters *= _PARAMETER_BYTES
-    everything = block_groups(len(segments))
     size = _BYTES[dtype] * batch
     if mirroring == "none":
         return MemoryPlan(None, _bytes(segments, [], size), parameters)
+    everything = block_groups(len(segments))
+    plans = [MemoryPlan(tuple(groups), _bytes(segments, groups, size), parameters)
+             for groups in (_merged(segments, everything[:mirrored]) for mirrored in range(len(segments) - 1))]
     if mirroring == "block":
-        return MemoryPlan(tuple(everything), _bytes(segments, everything, size), parameters)
-    for mirrored in range(len(segments)):
-        plan = MemoryPlan(tuple(everything[:mirrored]), _bytes(segments, everything[:mirrored], size), parameters)
+        return plans[-1]
+    for plan in plans:
         if plan.total_mb <= (limit_mb or 0):
             return plan
-    least = MemoryPlan(None, min(_bytes(segments, everything[:n], size) for n in range(len(segments))), parameters)
+    least = min(plans, key=lambda plan: plan.activations)
     raise UserError(f"memory.limit_mb: {limit_mb} is too little, {batch} images on a device take at least "
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
@@ -102,7 +117,7 @@ def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None,
     """Stem, units and head in forward order; the completely connected network without a genotype.
 
     The head is the DeepLab v3 one with `head_channels`, else the classifier. `tuned` counts what
-    `dso_nas.networks.blocks.tune_for_cpu` adds.
+    training on the CPU adds.
 
     Raises:
         GenotypeError: the genotype does not fit the network.
@@ -174,16 +189,13 @@ def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
 
 
 def _bytes(segments: Sequence[Segment], groups: Sequence[Group], size: int) -> int:
-    """Peak of a step: a group runs again beside the inputs up to its own, what is behind the groups beside all of them.
+    """Peak of a step: beside a map before each group and the gradient of the one behind it, the insides of the largest.
 
     `size` is what one number takes for all images.
     """
-    inputs, peaks = 0, []
-    for start, stop in groups:
-        inputs += segments[start].input
-        peaks.append(inputs + _insides(segments[start:stop]))
-    behind = segments[groups[-1][1] if groups else 0 :]
-    return size * max([*peaks, inputs + _insides(behind)])
+    maps = sum(segments[start].input + segments[stop].input for start, stop in groups)
+    parts = [segments[start:stop] for start, stop in [*groups, (groups[-1][1] if groups else 0, len(segments))]]
+    return size * (maps + max(map(_insides, parts)))
 
 
 def _insides(segments: Sequence[Segment]) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 from mxnet.gluon import HybridBlock, Parameter
 
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
-from dso_nas.networks.operations import ConvBNReLU, MaxPool, batch_norm, convolved, make_operation, relu
-from dso_nas.training.programs import learns
+from dso_nas.networks.operations import ConvBNReLU, MaxPool, batch_norm, constant, convolved, make_operation, relu
+from dso_nas.training.programs import learns, trains_on_cpu
 
 
 def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
@@ -43,12 +44,13 @@ def stacked(F: Any, parts: Sequence[Any]) -> Any:
     return F.stack(*parts, axis=1).reshape((0, -3, 0, 0))
 
 
-def kept_entries(F: Any, vector: Any, kept: Sequence[bool]) -> Any:
-    """The row `vector` (1, k, 1) with zeros where `kept` is false, so that a pruned lambda gets no gradient."""
-    if all(kept):
-        return vector
-    parts = [(F.slice_axis(vector, axis=1, begin=begin, end=end), keep) for begin, end, keep in runs(kept)]
-    return side_by_side(F, [part if keep else F.zeros_like(part) for part, keep in parts])
+def in_rows(F: Any, x: Any) -> Any:
+    """`x` (B, C, H, W) and its gradient as they are, in the plain layout.
+
+    For training on the CPU, before operators that oneDNN does not have: they would bring them into that layout
+    themselves, and a static graph would keep their copies. Only oneDNN's operators do that without.
+    """
+    return F.transpose(x, axes=(0, 1, 2, 3)) if trains_on_cpu() else x
 
 
 def columns(F: Any, rows: Any, positions: Sequence[int], total: int) -> Any:
@@ -135,7 +137,8 @@ class Block(HybridBlock):
         return F.Convolution(x, weight, kernel=(1, 1), num_filter=self.unit.channels, no_bias=True)
 
     def _finish(self, F: Any, x: Any, outputs: Sequence[Any]) -> Any:
-        return relu(F, self.bn(total(F, outputs))) + self._shortcut(x)
+        # add_n, because the gradient of + is copied by an operator that oneDNN does not have.
+        return F.add_n(relu(F, self.bn(total(F, outputs))), self._shortcut(x))
 
 
 class SearchBlock(Block):
@@ -151,6 +154,7 @@ class SearchBlock(Block):
     def __init__(self, unit: Unit, topology: BlockTopology, genotype: BlockGenotype, lambdas: Mapping[Key, Parameter],
                  dilation: int = 1) -> None:
         super().__init__(unit, topology, genotype, fix_gamma=True, dilation=dilation, activate=False)
+        self._dtype = "float32"
         self._lambda_names: Dict[Key, str] = {}
         if not genotype.outputs:
             return
@@ -172,43 +176,55 @@ class SearchBlock(Block):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.genotype.outputs:
             return passed_on(F, self._shortcut(x))
-        rows = self._rows(F, parameters)
-        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): stacked(F, [x])}
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): stacked(F, [in_rows(F, x)])}
+        results: List[Tuple[Tuple[Node, ...], Any]] = []
         for level, nodes in self._levels():
-            inputs = dict(zip(nodes, self._inputs(F, x, level, nodes, rows, bundles)))
-            for bundle, read in self._bundled(nodes):
-                values = [self._operations[node](inputs[node]) for node in bundle]
+            inputs = self._inputs(F, x, level, nodes, parameters, bundles)
+            values = {node: self._operations[node](entry) for node, entry in zip(nodes, inputs)}
+            bundle, apart, whole = self._bundled(nodes)
+            values.update({node: relu(F, values[node]) for node in apart})
+            results += [((node,), values[node]) for node in apart]
+            if bundle:
                 # One ReLU over all of them: only its result is kept for the backward pass.
-                bundles[bundle] = relu(F, stacked(F, values) if read else values[0])
-        return self._finish(F, x, self._scaled_outputs(F, rows[AFTER], bundles, parameters))
+                bundles[bundle] = relu(F, stacked(F, [in_rows(F, values[node]) for node in bundle]))
+                results += [(bundle, bundles[bundle])] * whole
+        return self._finish(F, x, self._scaled_outputs(F, results, parameters))
 
-    def _bundled(self, nodes: Sequence[Node]) -> List[Tuple[Tuple[Node, ...], bool]]:
-        """How a level's operations lie side by side, and whether later levels read them; the unread lie each apart."""
-        sources = {source for sources in self.genotype.connections.values() for source in sources}
-        read = tuple(node for node in nodes if node in sources)
-        unread: List[Tuple[Tuple[Node, ...], bool]] = [((node,), False) for node in nodes if node not in sources]
-        return ([(read, True)] if read else []) + unread
+    def _bundled(self, nodes: Sequence[Node]) -> Tuple[Tuple[Node, ...], Tuple[Node, ...], bool]:
+        """Which of a level's operations lie side by side, for later levels to read, and which go to the output alone.
 
-    def _rows(self, F: Any, parameters: Mapping[str, Any]) -> Dict[Key, Any]:
-        """The lambda vector (1, k, 1) of every key that is used, zeros at what is pruned."""
-        mask = self.topology.unpack(self.genotype.mask(self.topology))
-        rows = {}
-        for key in list(self.genotype.connections) + [AFTER]:
-            if PACKED in self._lambda_names:
-                span = self.topology.slice(key)
-                vector = F.slice_axis(parameters[self._lambda_names[PACKED]], axis=1, begin=span.start, end=span.stop)
-            else:
-                vector = parameters[self._lambda_names[key]]
-            rows[key] = kept_entries(F, vector.expand_dims(2), [bool(kept) for kept in mask[key]])
-        return rows
+        Last, whether those that lie side by side go to the output as they lie, with zeros for any that does not. Where
+        half of them do not, the others go alone.
+        """
+        read = {source for sources in self.genotype.connections.values() for source in sources}
+        bundle = tuple(node for node in nodes if node in read)
+        both = read.intersection(nodes, self.genotype.outputs)
+        whole = len(both) > len(bundle) // 2
+        apart = tuple(node for node in nodes if node in self.genotype.outputs and not (whole and node in read))
+        return bundle, apart, whole
 
-    def _inputs(self, F: Any, x: Any, level: int, nodes: Sequence[Node], rows: Mapping[Key, Any],
+    def _row(self, F: Any, key: Key, parameters: Mapping[str, Any]) -> Any:
+        """The lambda vector (1, k, 1) of a key."""
+        if PACKED not in self._lambda_names:
+            return parameters[self._lambda_names[key]].expand_dims(2)
+        span, packed = self.topology.slice(key), parameters[self._lambda_names[PACKED]]
+        return F.slice_axis(packed, axis=1, begin=span.start, end=span.stop).expand_dims(2)
+
+    def _matrix(self, F: Any, nodes: Sequence[Node], parameters: Mapping[str, Any]) -> Any:
+        """The lambdas (n, k, 1) of n operations' inputs, zeros, which get no gradient, at what is pruned."""
+        rows = [self._row(F, node, parameters) for node in nodes]
+        matrix = F.concat(*rows, dim=0) if len(rows) > 1 else rows[0]
+        predecessors = self.topology.predecessors(nodes[0][0])
+        kept = np.array([[[source in self.genotype.connections[node]] for source in predecessors] for node in nodes])
+        return matrix if kept.all() else matrix * constant(F, kept.astype(self._dtype))
+
+    def _inputs(self, F: Any, x: Any, level: int, nodes: Sequence[Node], parameters: Mapping[str, Any],
                 bundles: Mapping[Tuple[Node, ...], Any]) -> List[Any]:
         """Inputs of a level's n operations, each (B, C, H, W): lambda matrices times the bundles they read."""
         if level == 1 or not nodes:
             return [x] * len(nodes)
         predecessors = self.topology.predecessors(level)
-        matrix = F.concat(*[rows[node] for node in nodes], dim=0) if len(nodes) > 1 else rows[nodes[0]]
+        matrix = self._matrix(F, nodes, parameters)
         read = {source for node in nodes for source in self.genotype.connections[node]}
         terms = []
         for bundle, values in bundles.items():
@@ -217,24 +233,29 @@ class SearchBlock(Block):
                 terms.append(contraction(F, values.reshape((0, len(bundle), -1, 0)), part, (len(nodes), len(bundle)),
                                          self._learns_lambdas))
         inputs = total(F, terms).reshape((0, len(nodes) * self.unit.channels, -1, 0))
-        return split(F, inputs, len(nodes), axis=1)
+        return [in_rows(F, part) for part in split(F, inputs, len(nodes), axis=1)]
 
-    def _scaled_outputs(self, F: Any, after: Any, bundles: Mapping[Tuple[Node, ...], Any],
+    def _scaled_outputs(self, F: Any, results: Sequence[Tuple[Tuple[Node, ...], Any]],
                         parameters: Mapping[str, Any]) -> List[Any]:
-        """lambda_k * conv1x1(h_k) of every operation that goes to the output."""
+        """lambda_k * conv1x1(h_k) of the operations that go to the output, of those that lie side by side at once."""
         nodes = self.genotype.outputs
         channels = self.unit.channels
         positions = [self.topology.output_index(node) for node in nodes]
+        after = self._row(F, AFTER, parameters)
         scales = columns(F, after, positions, self.topology.num_nodes).reshape((-1, 1, 1))
         weights = F.stack(*[parameters[_output_name(node)] for node in nodes], axis=0)
         weights = weights.reshape((0, 1, -1))
         # batch_dot, because the backward of broadcast_mul by a scalar is slow on the CPU.
         parts = split(F, F.batch_dot(scales, weights), len(nodes), axis=0)
         scaled = {node: part.reshape((channels, channels, 1, 1)) for node, part in zip(nodes, parts)}
-        # What does not go to the output gets zeros: a bundle that is not taken apart costs less than it saves.
         nothing = F.zeros_like(scaled[nodes[0]])
         return [self._output(F, values, stacked(F, [scaled.get(node, nothing) for node in bundle]))
-                for bundle, values in bundles.items() if scaled.keys() & set(bundle)]
+                for bundle, values in results]
+
+    def cast(self, dtype: Any) -> None:
+        """See Block; the constants that lambdas are multiplied by follow."""
+        super().cast(dtype)
+        self._dtype = dtype
 
 
 class DerivedBlock(Block):

@@ -5,24 +5,38 @@ Parameters bear the published code's names, so every block here takes the full p
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Tuple
 
+import numpy as np
 from mxnet.gluon import HybridBlock, nn
 
 from dso_nas.architecture.cpu_kernels import fits_blocks, is_wide
 from dso_nas.architecture.topology import Operation
+from dso_nas.training import programs
 from dso_nas.training.programs import has_gradients, learns, trains_on_cpu
 
 BATCH_NORM = {"epsilon": 2e-5, "momentum": 0.9}
+
+
+def constant(F: Any, values: np.ndarray) -> Any:
+    """An array of these numbers, which no gradient goes to."""
+    given = programs.constant(values)
+    if given is not None:
+        return given
+    runs = [(len(list(run)), number) for number, run in groupby(values.ravel().tolist())]
+    parts = [F.full((length,), number, dtype=values.dtype.name) for length, number in runs]
+    return (parts[0] if len(parts) == 1 else F.concat(*parts, dim=0)).reshape(values.shape)
 
 
 def convolved(F: Any, x: Any, weight: Any, learned: bool, **options: Any) -> Any:
     """MXNet's Convolution without bias; `learned` is whether the gradient of `weight` is wanted."""
     if learned or not (has_gradients() and trains_on_cpu()):
         return F.Convolution(x, weight, no_bias=True, **options)
-    # Of a convolution without bias MXNet on the CPU takes the gradient of the weights or not by what lies behind the end
-    # of a list, often for nothing; with a bias, here of zeros, that place is in the list.
-    return F.Convolution(x, weight, F.zeros((options["num_filter"],)), no_bias=False, **options)
+    # Of a convolution without bias MXNet on the CPU takes the gradient of the weights or not by what lies behind the
+    # end of a list, often for nothing; with a bias, here of zeros, that place is in the list.
+    bias = constant(F, np.zeros(options["num_filter"], np.float32))
+    return F.Convolution(x, weight, bias, no_bias=False, **options)
 
 
 class Conv2D(nn.Conv2D):
@@ -93,7 +107,7 @@ def depthwise(F: Any, x: Any, weight: Any, channels: int, kernel: Tuple[int, int
 
 def into_blocks(F: Any, x: Any, channels: int) -> Any:
     """`x` (B, C, H, W) as it is, in oneDNN's layout. Only a convolution chooses its layout."""
-    return depthwise(F, x, F.ones((channels, 1, 1, 1)), channels, (1, 1))
+    return depthwise(F, x, constant(F, np.ones((channels, 1, 1, 1), np.float32)), channels, (1, 1))
 
 
 class DepthwiseConv(Conv2D):
@@ -127,8 +141,9 @@ class DepthwiseConv(Conv2D):
             column = F.slice_axis(weight, axis=3, begin=at, end=at + 1)
             values = depthwise(F, x, column, channels, (size, 1), learned=True)
             # Moved by a convolution with a single one, which keeps to oneDNN's layout.
-            move = F.one_hot(F.full((channels,), at), depth=size).reshape((-1, 1, 1, size))
-            terms.append(depthwise(F, values, move, channels, (1, size)))
+            move = np.zeros((channels, 1, 1, size), np.float32)
+            move[..., at] = 1
+            terms.append(depthwise(F, values, constant(F, move), channels, (1, size)))
         return F.add_n(*terms)
 
 
@@ -221,8 +236,8 @@ class AvgPool(CandidateOperation):
         """See the class."""
         # A constant depthwise convolution: the same numbers as Pooling, several times faster on the CPU.
         side = self._kernel
-        weight = F.full((self._channels, 1, side, side), 1.0 / side**2, dtype=self._dtype)
-        return self._end(F, depthwise(F, x, weight, self._channels, (side, side)))
+        weight = np.full((self._channels, 1, side, side), 1 / side**2, self._dtype)
+        return self._end(F, depthwise(F, x, constant(F, weight), self._channels, (side, side)))
 
 
 _BY_KIND = {"sep_conv": SeparableConv, "max_pool": MaxPool, "avg_pool": AvgPool}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -73,6 +73,7 @@ class Learner:
         self._movable: Dict[str, _Movable] = {}
         self._places: Dict[str, Tuple[_Movable, int]] = {}
         self._chains: Dict[Tuple[Any, ...], Chain] = {}
+        self._added: Set[Tuple[str, Any]] = set()
         self._half = any(map(_is_half, network.collect_params().values()))
         self._dtype = np.float16 if self._half else np.float32
         self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
@@ -111,6 +112,11 @@ class Learner:
         losses[0] = losses[0] / _all_finite([p.list_grad()[0] for p in group.parameters])
         return StepResult(losses, errors, total)
 
+    def prepare(self, name: str, data: np.ndarray) -> None:
+        """Make what the first step of group `name` on images like `data`, without multipliers, would make."""
+        for part in share_out(data, self.contexts):
+            self._chain(name, [self._cast(part)])
+
     def _agree(self) -> None:
         """Before the first forward pass, and after values were set: all workers start from the first one's."""
         if not self._agreed:
@@ -122,22 +128,26 @@ class Learner:
         """Loss and wrong predictions of one device's part, whose gradients of a group are computed on it."""
         inputs = [self._cast(array) for array in (data, paths) if array is not None]
         chain = self._chain(group, inputs)
-        outputs = [output.detach() for output in chain.forward(*inputs)]
+        outputs = [output.detach() for output in chain.forward(group, *inputs)]
         for output in outputs:
             output.attach_grad()
         with mx.autograd.record():
             losses = self._loss(outputs if len(outputs) > 1 else outputs[0], labels)
         losses.backward(None if scale is None else mx.nd.full(losses.shape, scale, losses.context, losses.dtype))
-        chain.backward([output.grad for output in outputs])
-        return losses.sum(), self._loss.errors(outputs, labels)
+        # Before the backward pass, whose runs overwrite the outputs.
+        errors = self._loss.errors(outputs, labels)
+        chain.backward(group, [output.grad for output in outputs])
+        return losses.sum(), errors
 
     def _chain(self, group: str, inputs: Sequence[Any]) -> Chain:
-        """The steps of a group on inputs like these, on the device they are on."""
-        key = (group, inputs[0].context, *(array.shape for array in inputs))
+        """The chain for inputs like these, on the device they are on, with what steps of a group need."""
+        key = (inputs[0].context, *(array.shape for array in inputs))
         if key not in self._chains:
-            names = {p.name for p in self._movable[group].parameters}
-            beside = [chain.root for (_, context, *_), chain in self._chains.items() if context == inputs[0].context]
-            self._chains[key] = Chain(self.network, inputs, names, self._groups, beside[0] if beside else None)
+            roots = [chain.root for (context, *_), chain in self._chains.items() if context == inputs[0].context]
+            self._chains[key] = Chain(self.network, inputs, self._groups, roots[0] if roots else None)
+        if (group, key) not in self._added:
+            self._chains[key].add_group(group, {p.name for p in self._movable[group].parameters})
+            self._added.add((group, key))
         return self._chains[key]
 
     def _cast(self, array: Any) -> Any:
