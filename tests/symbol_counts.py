@@ -12,7 +12,7 @@ import numpy as np
 
 Shape = Tuple[int, ...]
 Counts = Dict[str, Tuple[int, int, int]]
-# A weight that no data feeds: the mean's, of an average pool that is computed as a convolution.
+# What a weight begins with that nothing feeds: the mean's, of an average pool that is computed as a convolution.
 CONSTANTS = ("_full", "_ones")
 
 
@@ -60,6 +60,10 @@ def total(counts: Counts) -> Tuple[int, int, int]:
     return tuple(int(value) for value in np.sum(list(counts.values()), axis=0))
 
 
+def _is_constant(nodes: List[Node], node: Node) -> bool:
+    return node.op in CONSTANTS or (bool(node.inputs) and all(_is_constant(nodes, nodes[at]) for at in node.inputs))
+
+
 def _layers(nodes: List[Node], batch_norm: bool, bias: bool) -> Iterator[Tuple[str, Tuple[int, int, int]]]:
     for position, node in enumerate(nodes):
         inputs = [nodes[index] for index in node.inputs]
@@ -69,7 +73,7 @@ def _layers(nodes: List[Node], batch_norm: bool, bias: bool) -> Iterator[Tuple[s
             yield _read_by(nodes, position), (0, 0, _size(inputs[0]) + _size(node))
         elif node.op in ("Convolution", "FullyConnected"):
             data, weight = inputs[:2]
-            if weight.op in CONSTANTS:
+            if _is_constant(nodes, weight):
                 yield _read_by(nodes, position), (0, 0, _size(data) + _size(node))
                 continue
             assert weight.op == "null", f"{node.name} has a weight that is computed"

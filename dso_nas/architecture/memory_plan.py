@@ -63,7 +63,8 @@ def _merged(segments: Sequence[Segment], groups: Sequence[Group]) -> List[Group]
 
     Every group's input is kept: the small segments behind stand together.
     """
-    largest, merged = max(_insides([segment]) for segment in segments), []
+    largest = max(_insides([segment]) for segment in segments)
+    merged: List[Group] = []
     for start, stop in groups:
         if merged and _insides(segments[merged[-1][0] : stop]) <= largest:
             merged[-1] = (merged[-1][0], stop)

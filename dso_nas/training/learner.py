@@ -101,7 +101,10 @@ class Learner:
         own = inputs if images is not None else [self._exchange.own_part(array) for array in inputs]
         total = images or len(data)
         scale = LOSS_SCALE / total if self._half else None
-        results = [self._run(name, scale, *part) for part in zip(*(share_out(array, self.contexts) for array in own))]
+        parts = list(zip(*(share_out(array, self.contexts) for array in own)))
+        # All of them before the first runs: a device may wait in its pass for the others.
+        chains = [self._chain(name, part[:1] + part[2:]) for part in parts]
+        results = [self._run(name, chain, scale, *part) for chain, part in zip(chains, parts)]
         self._exchange.sum_gradients(group.parameters)
         group.optimizer.set_learning_rate(learning_rate)
         group.optimizer.rescale_grad = 1 / (LOSS_SCALE if self._half else total)
@@ -115,7 +118,7 @@ class Learner:
     def prepare(self, name: str, data: np.ndarray) -> None:
         """Make what the first step of group `name` on images like `data`, without multipliers, would make."""
         for part in share_out(data, self.contexts):
-            self._chain(name, [self._cast(part)])
+            self._chain(name, [part])
 
     def _agree(self) -> None:
         """Before the first forward pass, and after values were set: all workers start from the first one's."""
@@ -123,11 +126,10 @@ class Learner:
             self._exchange.agree(list(self.network.collect_params().values()))
             self._agreed = True
 
-    def _run(self, group: str, scale: Optional[float], data: Any, labels: Any,
-             paths: Optional[Any] = None) -> Tuple[Any, Any]:
-        """Loss and wrong predictions of one device's part, whose gradients of a group are computed on it."""
-        inputs = [self._cast(array) for array in (data, paths) if array is not None]
-        chain = self._chain(group, inputs)
+    def _run(self, group: str, chain: Chain, scale: Optional[float], data: Any, labels: Any,
+             *paths: Any) -> Tuple[Any, Any]:
+        """Loss and wrong predictions of one device's part, on which gradients of a group are computed."""
+        inputs = [self._cast(array) for array in (data, *paths)]
         outputs = [output.detach() for output in chain.forward(group, *inputs)]
         for output in outputs:
             output.attach_grad()
@@ -144,7 +146,8 @@ class Learner:
         key = (inputs[0].context, *(array.shape for array in inputs))
         if key not in self._chains:
             roots = [chain.root for (context, *_), chain in self._chains.items() if context == inputs[0].context]
-            self._chains[key] = Chain(self.network, inputs, self._groups, roots[0] if roots else None)
+            like = [self._cast(array) for array in inputs]
+            self._chains[key] = Chain(self.network, like, self._groups, roots[0] if roots else None)
         if (group, key) not in self._added:
             self._chains[key].add_group(group, {p.name for p in self._movable[group].parameters})
             self._added.add((group, key))

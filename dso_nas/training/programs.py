@@ -97,7 +97,7 @@ class Program:
         # last parameter needs the least.
         wanted = wanted or {names[-1]: arrays[names[-1]].copy()}
         how = {name: requests.get(name, "write") if name in wanted else "null" for name in names}
-        self._executor = symbol.bind(context, {name: arrays[name] for name in names}, wanted, how, statistics,
+        self._executor: Any = symbol.bind(context, {name: arrays[name] for name in names}, wanted, how, statistics,
                                      shared_exec=None if shared is None else shared._executor)
 
     def forward(self) -> List[Any]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import mxnet as mx
 import numpy as np
+import pytest
 
 from benchmarks.cases import CASES, Case, environment
 from benchmarks.tables import table
 from benchmarks.worker import KINDS, build, images, stepper
 from dso_nas.architecture.cost import network_cost
 from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import forward_backward
+from tests.passes import compiled, recorded
 
 SMALL = Case("small", 2, "cifar", (1, 1), (4, 8), 10, 8, 4)
 
 
-def gradients(way):
+def gradients(way, run):
     network = build(SMALL, way)
     data, labels = (mx.nd.array(array) for array in images(SMALL))
-    outputs, _ = forward_backward(network, data, labels, ClassificationLoss())
-    return outputs.asnumpy(), {
-        name: p.grad().asnumpy() for name, p in network.collect_params().items() if p.grad_req != "null"}
+    arrays = run(network, [data], labels, ClassificationLoss())
+    return arrays["outputs 0"], {
+        name: arrays[name] for name, p in network.collect_params().items() if p.grad_req != "null"}
 
 
-def test_outputs_and_gradients_agree():
-    (ours, our_gradients), (theirs, their_gradients) = gradients("plain"), gradients("literal")
+@pytest.mark.parametrize("run", [recorded, compiled])
+def test_outputs_and_gradients_agree(run):
+    (ours, our_gradients), (theirs, their_gradients) = gradients("plain", run), gradients("literal", recorded)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert our_gradients.keys() == their_gradients.keys()
     for name, gradient in their_gradients.items():

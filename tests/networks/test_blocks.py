@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import pytest
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.pruning import prune_block
 from dso_nas.architecture.topology import AFTER, INPUT, BlockTopology, Unit
-from dso_nas.networks.blocks import DerivedBlock, ReductionBlock, SearchBlock, tune_for_cpu
+from dso_nas.networks.blocks import DerivedBlock, ReductionBlock, SearchBlock
 from dso_nas.networks.operations import ConvBNReLU
+from dso_nas.training.programs import tracing
+from tests.passes import OfLearned, compiled, recorded, trained
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 UNIT = Unit(1, 2, "block", 4, 4, False)
@@ -99,18 +103,26 @@ def written_out(block, x):
     [(AFTER, 2), (AFTER, 3)],
     [((3, 1), i) for i in range(1, 5)] + [((3, 2), 0), (AFTER, 1), (AFTER, 4)] + [((3, 2), 4)],
 ])
-@pytest.mark.parametrize("compiled", [False, True, "tuned"])
-def test_a_block_is_the_sum_over_its_live_connections(dead, compiled):
+@pytest.mark.parametrize("way", ["plain", "hybridized", "tuned"])
+def test_a_block_is_the_sum_over_its_live_connections(dead, way):
     topology = BlockTopology(3, FOUR[1:3])
     mask = prune_block(topology, mask_of(topology, dead).astype(np.float32)) > 0
     # A width that is tuned.
     block, x = search_block(topology, mask, unit=Unit(1, 2, "block", 8, 8, False)), images(channels=8)
-    wanted = written_out(block, x).asnumpy()
-    if compiled == "tuned":
-        tune_for_cpu(block)
-    if compiled:
+    # What is tuned normalises by the batch.
+    with mx.autograd.train_mode() if way == "tuned" else mx.autograd.predict_mode():
+        wanted = written_out(block, x).asnumpy()
+    if way == "hybridized":
         block.hybridize()
-    np.testing.assert_allclose(block(x).asnumpy(), wanted, rtol=1e-4, atol=1e-5)
+    if way == "tuned":
+        found = compiled(block, [x], mx.nd.zeros(x.shape), squares)["outputs 0"]
+    else:
+        found = block(x).asnumpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def squares(outputs, labels):
+    return mx.nd.square(outputs - labels)
 
 
 @pytest.mark.parametrize("density", [0.15, 0.3, 0.6])
@@ -142,14 +154,34 @@ def test_a_static_executor_has_the_same_gradients(density, seed):
                                    err_msg=name)
 
 
-def test_pruned_lambdas_get_no_gradient():
+@pytest.mark.parametrize("density", [0.15, 0.3, 0.6, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tuned_block_has_the_same_gradients(density, seed):
+    """As behind another unit, of lambdas and weights together and of each alone."""
+    topology, unit = BlockTopology(4, FOUR), Unit(1, 2, "block", 16, 16, False)
+    draws = np.random.default_rng(seed)
+    mask = prune_block(topology, (draws.random(topology.num_connections) < density).astype(np.float32)) > 0
+    network = mx.gluon.nn.HybridSequential(prefix="")
+    network.add(ConvBNReLU(16, 16, 1, "before"), search_block(topology, mask, unit=unit))
+    network[0].initialize(mx.init.Xavier())
+    network, x = OfLearned(network, images(channels=16)), images(channels=16)
+    labels = mx.nd.array(draws.standard_normal(x.shape))
+    wanted = recorded(network, [x], labels, squares)
+    names = trained(network)
+    lambdas = [name for name in names if "lambda" in name]
+    for learned in (names, lambdas, [name for name in names if name not in lambdas]):
+        found = compiled(network, [x], labels, squares, names=learned)
+        for name in ["outputs 0", *learned]:
+            np.testing.assert_allclose(found[name], wanted[name], atol=1e-3 * np.abs(wanted[name]).max() + 1e-4,
+                                       err_msg=name)
+
+
+@pytest.mark.parametrize("run", [recorded, compiled])
+def test_pruned_lambdas_get_no_gradient(run):
     topology = BlockTopology(2, FOUR[:2])
     block, x = search_block(topology, mask_of(topology, [((2, 1), 1), (AFTER, 0)])), images()
-    with mx.autograd.record():
-        loss = block(x).square().sum()
-    loss.backward()
-    parameters = block.collect_params()
-    layer, after = (parameters[name].grad().asnumpy()[0] for name in ("lambda_(2, 1)", "lambda_after"))
+    gradients = run(block, [x], mx.nd.zeros(x.shape), squares)
+    layer, after = (gradients[name][0] for name in ("lambda_(2, 1)", "lambda_after"))
     assert layer[1] == after[0] == 0
     assert layer[[0, 2]].all() and after[1:].all()
 
@@ -186,11 +218,28 @@ def test_a_reduction_scales_what_it_keeps(kept):
     np.testing.assert_allclose(block(images()).asnumpy(), wanted.asnumpy(), rtol=1e-5, atol=1e-6)
 
 
+def traced(block):
+    """Which separable convolutions are split, level by level, and which max pools read what was brought into blocks."""
+    separable = [block._operations[(level, operation)] for level in (1, 2) for operation in (1, 2)]
+    nodes = json.loads(block(mx.sym.var("data")).tojson())["nodes"]
+    pools = [node for node in nodes if node["op"] == "Pooling"]
+    return ([operation.depthwise.is_split for operation in separable],
+            [nodes[pool["inputs"][0][0]]["op"] == "Convolution" for pool in pools])
+
+
 @pytest.mark.parametrize("channels, tuned", [(8, True), (12, False)])
 def test_only_widths_that_onednn_is_fast_at_are_tuned(channels, tuned):
     block = search_block(BlockTopology(2, FOUR), unit=Unit(1, 2, "block", channels, channels, False))
-    tune_for_cpu(block)
-    operations = [block._operations[(level, 2)] for level in (1, 2)]
-    assert [operation.depthwise.is_split for operation in operations] == [tuned, tuned]
-    assert [block._operations[(level, 3)].in_blocks for level in (1, 2)] == [False, tuned]
-    assert not block._operations[(2, 1)].depthwise.is_split
+    names = set(block.collect_params())
+    untuned = [False] * 4, [False] * 2
+    assert traced(block) == untuned
+    with tracing(names, on_cpu=True):
+        assert traced(block) == ([False, tuned, False, tuned], [False, tuned])
+    with tracing(names, on_cpu=False):
+        assert traced(block) == untuned
+    second = block._operations[(2, 2)].depthwise.weight.name
+    for learned, split in (({second}, [False] * 3 + [tuned]), (names - {second}, [False, tuned, False, False]),
+                           ({name for name in names if name.startswith("lambda")}, [False] * 4), ((), [False] * 4)):
+        with tracing(learned, on_cpu=True):
+            assert traced(block) == (split, [False, tuned])
+    assert traced(block) == untuned

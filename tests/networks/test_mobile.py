@@ -16,8 +16,9 @@ from dso_nas.architecture.mobile_genotype import MobileGenotype, prune_mobile, r
 from dso_nas.networks.mobile import MobileBlock, MobileNetwork, MobileSuperNet
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import block_groups, forward_backward, mirrored_forward_backward
+from dso_nas.training.memory import block_groups
 from tests.architecture.mobile_networks import KNOWN, TINY, known_network
+from tests.passes import assert_alike, compiled, recorded
 
 LAYOUT = MobileLambdas(TINY)
 SEGMENTS = len(mobile_segments(TINY))
@@ -128,12 +129,13 @@ def test_the_pruned_supernet_equals_the_full_one(seed, hybridized):
     assert set(left.lambdas) == {f"lambda_{name}" for name, live in pruned.genotype.blocks.items() if live}
 
 
-def test_dead_operations_get_no_gradient_and_live_ones_do():
+@pytest.mark.parametrize("run", [recorded, compiled])
+def test_dead_operations_get_no_gradient_and_live_ones_do(run):
     pruned = prune_mobile(LAYOUT, sparse_lambdas(3))
     network = MobileSuperNet(LAYOUT, pruned.genotype)
     randomised(network)
     set_lambdas(network, pruned.values)
-    forward_backward(network, images(), mx.nd.array([0, 1, 2]), ClassificationLoss())
+    run(network, [images()], mx.nd.array([0, 1, 2]), ClassificationLoss())
     for name, parameter in network.lambdas.items():
         gradient = parameter.grad().asnumpy()
         assert gradient.shape == (1, 3)
@@ -168,42 +170,32 @@ def test_a_lambdas_gradient_is_the_slope_of_the_loss():
             assert gradient[entry] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6), name
 
 
-def after_a_step(genotype, run, compiled=True):
+def after_a_step(genotype, run, hybridized=True, **options):
     network = MobileSuperNet(LAYOUT, genotype)
     mx.random.seed(3)
     network.initialize(PublishedInitializer())
-    for parameter in network.lambdas.values():
-        parameter.grad_req = "add"
-    if compiled:
+    if hybridized:
         network.hybridize_segments()
-    outputs, losses = run(network)
-    arrays = {"outputs": outputs.asnumpy(), "losses": losses.asnumpy()}
-    for name, parameter in network.collect_params().items():
-        arrays[name] = (parameter.data() if parameter.grad_req == "null" else parameter.grad()).asnumpy()
-    return arrays
+    return run(network, [images(6)], mx.nd.array([0, 1, 2, 3, 4, 0]), ClassificationLoss(), **options)
 
 
-@pytest.mark.parametrize("groups", [block_groups(SEGMENTS), [(0, 3), (3, SEGMENTS - 1)], block_groups(SEGMENTS)[:3]])
+@pytest.mark.parametrize("groups", [
+    block_groups(SEGMENTS), [(0, 3), (3, SEGMENTS - 1)], block_groups(SEGMENTS)[:3],
+    [(i, i + 1) for i in range(SEGMENTS - 1)], None])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_mirrored_equals_unmirrored(groups, pruned):
     genotype = prune_mobile(LAYOUT, sparse_lambdas(1)).genotype if pruned else None
-    batch = images(6), mx.nd.array([0, 1, 2, 3, 4, 0]), ClassificationLoss()
-    expected = after_a_step(genotype, lambda network: forward_backward(network, *batch))
-    found = after_a_step(genotype, lambda network: mirrored_forward_backward(
-        network, *batch, groups, [True] * SEGMENTS))
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
+    assert_alike(after_a_step(genotype, compiled, groups=groups), after_a_step(genotype, recorded))
 
 
-def test_compiled_blocks_that_are_their_shortcut_alone_hand_the_gradient_on():
+@pytest.mark.parametrize("run, options", [
+    (recorded, {}), (compiled, {}), (compiled, {"groups": block_groups(SEGMENTS)})])
+def test_compiled_blocks_that_are_their_shortcut_alone_hand_the_gradient_on(run, options):
     blocks = {unit.name: () if unit.shortcut else ("mb3_5x5",) for unit in TINY.units()}
-    batch = images(6), mx.nd.array([0, 1, 2, 3, 4, 0]), ClassificationLoss()
-    plain, compiled = (after_a_step(MobileGenotype(TINY.operations, blocks), lambda network: forward_backward(
-        network, *batch), compile_it) for compile_it in (False, True))
+    genotype = MobileGenotype(TINY.operations, blocks)
+    plain = after_a_step(genotype, recorded, hybridized=False)
     assert np.abs(plain["conv0_weight"]).max() > 0
-    for name, array in plain.items():
-        np.testing.assert_allclose(compiled[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
+    assert_alike(after_a_step(genotype, run, **options), plain)
 
 
 def test_segments_are_those_of_the_plan():

@@ -10,10 +10,10 @@ import pytest
 
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
-from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.losses import softmax_cross_entropy
+from tests.passes import compiled, recorded
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
@@ -35,7 +35,7 @@ def published(name):
     return name.replace("running", "moving")
 
 
-def network(name, golden, tuned):
+def network(name, golden):
     levels, blocks, scope, packed = CASES[name]
     stem = name.split("_")[1]
     widths = (8, 16, 32, 64)[: len(blocks)]
@@ -46,25 +46,21 @@ def network(name, golden, tuned):
     for own, parameter in made.collect_params().items():
         kind = "aux" if "running" in own else "arg"
         parameter.set_data(mx.nd.array(golden[f"{kind}/{published(own)}"]))
-    if tuned:
-        tune_for_cpu(made)
     made.hybridize_segments()
     return made
 
 
-@pytest.fixture(scope="module", params=[(name, tuned) for name in CASES for tuned in (False, True)],
-                ids=lambda param: param[0] + ("_tuned" if param[1] else ""))
+@pytest.fixture(scope="module", params=[(name, way) for name in CASES for way in (recorded, compiled)],
+                ids=lambda param: f"{param[0]}_{param[1].__name__}")
 def case(request):
-    with np.load(GOLDEN / f"{request.param[0]}.npz") as arrays:
+    name, way = request.param
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
         golden = dict(arrays)
-    made = network(request.param[0], golden, request.param[1])
+    made = network(name, golden)
     data, labels = (mx.nd.array(golden[f"arg/{name}"]) for name in INPUTS)
     predicted = made(data).asnumpy()
-    with mx.autograd.record():
-        outputs = made(data)
-        loss = softmax_cross_entropy(outputs, labels).sum()
-    loss.backward()
-    return golden, made.collect_params(), predicted, outputs.asnumpy()
+    outputs = way(made, [data], labels, softmax_cross_entropy)["outputs 0"]
+    return golden, made.collect_params(), predicted, outputs
 
 
 def test_parameters_have_the_published_names_and_shapes(case):

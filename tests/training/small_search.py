@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any, List, Tuple
 
+import dso_nas  # noqa: F401  (before MXNet)
+
+# isort: split
 import mxnet as mx
 import numpy as np
 
-import dso_nas  # noqa: F401, I001  (before MXNet)
 from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.pruning import prune
@@ -50,10 +52,9 @@ def searched(devices: int, mirrored: bool, synchronised: bool) -> Tuple[np.ndarr
 
 
 def made_learner(supernet: SuperNet, contexts: List[mx.Context], mirrored: bool) -> Any:
-    """Initial values, compiled, both optimizers."""
+    """Initial values, both optimizers."""
     mx.random.seed(7)
     supernet.initialize(PublishedInitializer(), ctx=contexts)
-    supernet.hybridize_segments()
     groups = block_groups(len(supernet.segments)) if mirrored else None
     learner = Learner(supernet, contexts, ClassificationLoss(), "device", groups)
     weights = [p for name, p in supernet.collect_params().items() if name not in supernet.lambdas]

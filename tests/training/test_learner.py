@@ -22,13 +22,12 @@ LABELS = RNG.integers(0, 4, 8).astype(np.float32)
 START = {}
 
 
-def make_learner(contexts=None, mirrored=False, scope="share", hybridize=True):
+def make_learner(contexts=None, mirrored=False, scope="share"):
     contexts = contexts or [mx.cpu()]
     spec = NetworkSpec(TOPOLOGY, "cifar", (2, 1), (4, 6), 4, (3, 8, 8))
     network = SuperNet(LambdaLayout(spec, scope))
     network.initialize(PublishedInitializer(), ctx=contexts)
-    if hybridize:
-        network.hybridize_segments()
+    network.hybridize_segments()
     groups = block_groups(len(network.segments)) if mirrored else None
     learner = Learner(network, contexts, ClassificationLoss(), "device", groups)
     weights = [p for name, p in network.collect_params().items() if name not in network.lambdas]
@@ -51,6 +50,70 @@ def test_mirrored_training_is_unmirrored_training(scope):
     assert plain.keys() == mirrored.keys()
     for name in plain:
         np.testing.assert_allclose(mirrored[name], plain[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("group", ["weights", "lambdas"])
+def test_the_state_is_that_behind_the_last_step(group, mirrored):
+    learner = make_learner(mirrored=mirrored)
+    for _ in range(5):
+        learner.step(group, DATA, LABELS, 0.05)
+        at_once = learner.state()
+        mx.nd.waitall()
+        for name, value in learner.state().items():
+            np.testing.assert_array_equal(at_once[name], value, err_msg=name)
+
+
+class WatchfulLoss(ClassificationLoss):
+    """Keeps the logits that losses and errors are taken of."""
+
+    def of(self, logits, labels):
+        self.for_losses = logits.copy()
+        return super().of(logits, labels)
+
+    def errors(self, outputs, labels):
+        self.for_errors = outputs[0].copy()
+        return super().errors(outputs, labels)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("images", [2, 4, 8])
+def test_errors_are_of_the_outputs_that_losses_are_of(images, mirrored):
+    """As many images as channels, among others, so that what runs again may have room for itself in the logits'."""
+    learner, loss = make_learner(mirrored=mirrored), WatchfulLoss()
+    learner._loss = loss
+    for group in ("weights", "lambdas"):
+        learner.step(group, DATA[:images], LABELS[:images], 0.05)
+        np.testing.assert_array_equal(loss.for_errors.asnumpy(), loss.for_losses.asnumpy())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_batches_of_several_sizes_in_turn(mirrored):
+    """As if every step were the first of a learner that has the state so far."""
+    learner = make_learner(mirrored=mirrored)
+    for images in (8, 4, 8, 2, 4):
+        for group in ("weights", "lambdas"):
+            fresh = make_learner(mirrored=mirrored)
+            fresh.load_state(learner.state())
+            results = [each.step(group, DATA[:images], LABELS[:images], 0.05) for each in (learner, fresh)]
+            assert results[0].images == images
+            assert results[0].losses[0].asscalar() == results[1].losses[0].asscalar()
+            found, expected = (each.state() for each in (learner, fresh))
+            for name, value in expected.items():
+                np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_evaluation_between_steps_changes_nothing():
+    plain, evaluated = make_learner(), make_learner()
+    for learner in (plain, evaluated):
+        for _ in range(3):
+            learner.step("weights", DATA, LABELS, 0.05)
+            if learner is evaluated:
+                assert 0 <= learner.error([(DATA[:3], LABELS[:3])]) <= 1
+            learner.step("lambdas", DATA, LABELS, 0.05)
+    expected = plain.state()
+    for name, value in evaluated.state().items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def test_statistics_move_once_a_step():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 
 import mxnet as mx
@@ -9,13 +11,14 @@ import numpy as np
 import pytest
 
 from dso_nas.architecture.lambdas import LambdaLayout
-from dso_nas.architecture.memory_plan import MB, network_segments
+from dso_nas.architecture.memory_plan import MB, Segment, _bytes, network_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
-from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.losses import ClassificationLoss
-from dso_nas.training.memory import block_groups, forward_backward, mirrored_forward_backward
+from dso_nas.training.memory import Chain, block_groups
+from dso_nas.training.programs import trace
+from tests.passes import assert_alike, compiled, recorded, trained
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 SPEC = NetworkSpec(BlockTopology(2, FOUR), "cifar", (2, 1), (4, 8), 10, (3, 8, 8))
@@ -26,48 +29,66 @@ def network():
     made = SuperNet(LambdaLayout(SPEC, "share"))
     mx.random.seed(3)
     made.initialize(PublishedInitializer())
-    for parameter in made.lambdas.values():
-        parameter.grad_req = "add"
-    tune_for_cpu(made)
     made.hybridize_segments()
     return made
 
 
 def batch():
     random = np.random.default_rng(0)
-    return mx.nd.array(random.standard_normal((4, 3, 8, 8))), mx.nd.array([1, 2, 3, 4])
-
-
-def everything(made, run):
-    """Outputs, gradients and running statistics after one step."""
-    outputs, losses = run(made)
-    arrays = {"outputs": outputs.asnumpy(), "losses": losses.asnumpy()}
-    for name, parameter in made.collect_params().items():
-        arrays[name] = (parameter.data() if parameter.grad_req == "null" else parameter.grad()).asnumpy()
-    return arrays
-
-
-def plain(made):
-    return forward_backward(made, *batch(), ClassificationLoss())
+    return [mx.nd.array(random.standard_normal((4, 3, 8, 8)))], mx.nd.array([1, 2, 3, 4]), ClassificationLoss()
 
 
 @pytest.mark.parametrize("groups", [
-    block_groups(SEGMENTS), [(0, 2), (2, SEGMENTS - 1)], [(0, SEGMENTS - 1)], block_groups(SEGMENTS)[:2], []])
+    block_groups(SEGMENTS), [(0, 2), (2, SEGMENTS - 1)], [(0, SEGMENTS - 1)],
+    [(i, i + 1) for i in range(SEGMENTS - 1)], block_groups(SEGMENTS)[:2], []])
 def test_mirrored_equals_unmirrored(groups):
-    wanted = everything(network(), plain)
-    ours = everything(network(), lambda made: mirrored_forward_backward(
-        made, *batch(), ClassificationLoss(), groups, [True] * SEGMENTS))
-    for name, array in wanted.items():
-        np.testing.assert_allclose(ours[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
+    assert_alike(compiled(network(), *batch(), groups), recorded(network(), *batch()))
 
 
 def test_groups_before_the_first_wanted_segment_are_not_run_again():
     made = network()
-    wanted = [False] * 3 + [True] * (SEGMENTS - 3)
     stem = made.segments[0].collect_params(".*weight")["conv0_weight"]
-    mirrored_forward_backward(made, *batch(), ClassificationLoss(), block_groups(SEGMENTS), wanted)
+    parameters = {name: p for segment in made.segments[3:] for name, p in segment.collect_params().items()}
+    later = {name for name, p in parameters.items() if p.grad_req != "null" and name not in made.lambdas}
+    before = {name: p.data().asnumpy() for name, p in made.collect_params(".*running.*").items()}
+    found, wanted = compiled(made, *batch(), block_groups(SEGMENTS), later), recorded(network(), *batch())
     assert not stem.grad().asnumpy().any()
     assert all(p.grad().asnumpy().any() for p in made.segments[3].collect_params(".*weight").values())
+    for name, parameter in made.collect_params().items():
+        expected = wanted[name] if name in parameters and name not in made.lambdas else 0 * wanted[name]
+        if name in before and name not in parameters:
+            # Statistics move in the backward pass.
+            expected = before[name]
+        if name in before or parameter.grad_req != "null":
+            np.testing.assert_allclose(found[name], expected, atol=1e-5 * np.abs(wanted[name]).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("widths", [(4, 8), (8, 8)])
+def test_planned_maps_are_those_between_a_chains_parts(widths, merged):
+    """What a chain keeps for all parts, apart from their insides: maps, and their gradients."""
+    spec = dataclasses.replace(SPEC, blocks=(3, 2), widths=widths)
+    made = SuperNet(LambdaLayout(spec, "share"))
+    made.initialize(PublishedInitializer())
+    images, *_ = batch()
+    segments = network_segments(spec)
+    groups = [(0, 1), (1, 3), (3, 6)] if merged else block_groups(len(segments))
+    chain = Chain(made, images, groups)
+    chain.add_group("wanted", trained(made))
+    gradients = {id(array): array for array in chain._backward["wanted"].gradients.values()}
+    kept = sum(array.size for array in (*chain._maps, *gradients.values()))
+    assert _bytes([Segment(segment.input, 0, 0) for segment in segments], groups, len(images[0])) == kept
+
+
+def planned_by_mxnet(made, units, tuned):
+    """MB of the first units' training step on 64 maps."""
+    def run(x):
+        return mx.sym.sum(functools.reduce(lambda value, unit: unit(value), made.units[:units], x))
+
+    symbol, constants = trace(run, ["data"], trained(made), mx.cpu()) if tuned else (run(mx.sym.var("data")), {})
+    requests = {name: "null" if name in constants else "write" for name in symbol.list_arguments()}
+    executor = symbol.simple_bind(mx.cpu(), data=(64, 16, 32, 32), grad_req=requests)
+    return int(re.search(r"Total (\d+) MB", executor.debug_str()).group(1))
 
 
 @pytest.mark.parametrize("tuned", [False, True])
@@ -75,12 +96,6 @@ def test_planned_memory_is_what_mxnet_plans_for_a_blocks_insides(tuned):
     """Within a tenth: a block more in the executor's plan against a block more in ours."""
     spec = NetworkSpec(BlockTopology(4, FOUR), "cifar", (4,), (16,), 10, (3, 32, 32))
     made = SuperNet(LambdaLayout(spec, "share"))
-    if tuned:
-        tune_for_cpu(made)
-    totals, x = [], mx.sym.var("data")
-    for unit in made.units:
-        x = unit(x)
-        executor = mx.sym.sum(x).simple_bind(mx.cpu(), data=(64, 16, 32, 32), grad_req="write")
-        totals.append(int(re.search(r"Total (\d+) MB", executor.debug_str()).group(1)))
+    totals = [planned_by_mxnet(made, units, tuned) for units in range(1, 5)]
     planned = network_segments(spec, tuned=tuned)[2].kept * 64 * 4 / MB
     assert totals[3] - totals[2] == pytest.approx(planned, rel=0.1)

@@ -8,7 +8,6 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from dso_nas.networks.blocks import tune_for_cpu
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.optimizers import APGNAG
 from dso_nas.recipes import load_recipe
@@ -48,8 +47,6 @@ def make_learner(name, searching):
     genotype = space.random(0.6, np.random.default_rng(0))
     network = space.supernet(genotype) if searching else space.derived(space.spec, genotype, recipe.retrain)
     network.initialize(PublishedInitializer())
-    tune_for_cpu(network)
-    network.hybridize_segments()
     learner = Learner(network, [mx.cpu()], loss)
     lambdas = network.lambdas if searching else {}
     parameters = network.collect_params().items()

@@ -134,32 +134,61 @@ def operators(action, folder):
     table = mx.profiler.dumps(reset=True).split("\noperator\n")[1].split("\n\n")[0]
     counts = {name: int(count) for name, count, *_ in map(str.split, table.splitlines()[3:])}
     # The engine's own work, as often as Python happens to free and to read arrays.
-    return {name: count for name, count in counts.items() if name not in ("DeleteVariable", "WaitForVar")}
+    return {name: count for name, count in counts.items()
+            if name not in ("DeleteVariable", "DeleteOperator", "WaitForVar")}
+
+
+def bound(network, parameters):
+    """The network as MXNet's executor, which writes gradients of these parameters into their own arrays."""
+    symbol, everything = network(mx.sym.var("data")), network.collect_params()
+    arrays = {"data": mx.nd.array(DATA), **{name: p.data() for name, p in everything.items()}}
+    return symbol.bind(mx.cpu(), {name: arrays[name] for name in symbol.list_arguments()},
+                       {p.name: p.grad() for p in parameters},
+                       {name: "write" if everything.get(name) in parameters else "null"
+                        for name in symbol.list_arguments()},
+                       {name: arrays[name] for name in symbol.list_auxiliary_states()})
 
 
 def test_float32_training_is_a_plain_loop(tmp_path):
     learner, plain = make_learner("float32"), make_learner("float32").network
     parameters = [p for name, p in plain.collect_params().items() if "running" not in name and "lambda" not in name]
-    trainer = gluon.Trainer(parameters, APGNAG(wd=1e-3), kvstore=None)
-    trainer.set_learning_rate(0.05)
+    updater = mx.optimizer.get_updater(APGNAG(wd=1e-3, learning_rate=0.05, rescale_grad=1 / len(DATA),
+                                              param_dict=dict(enumerate(parameters))))
 
     def by_hand():
+        executor = bound(plain, parameters)
         for _ in range(3):
             data, labels = mx.nd.array(DATA), mx.nd.array(LABELS)
-            for p in plain.collect_params().values():
-                if p.grad_req != "null":
-                    mx.autograd.mark_variables(p.list_data(), p.list_grad(), ["write" if p in parameters else "null"])
+            data.copyto(executor.arg_dict["data"])
+            outputs = executor.forward(is_train=True)[0].detach()
+            outputs.attach_grad()
             with autograd.record():
-                outputs = plain(data)
                 losses = ClassificationLoss().of(outputs, labels)
             losses.backward()
-            trainer.step(len(DATA))
+            executor.backward([outputs.grad])
+            updater(list(range(len(parameters))), [p.grad() for p in parameters], [p.data() for p in parameters])
             losses.sum(), (outputs.argmax(axis=1) != labels).sum()
 
     ours = operators(lambda: [learner.step("weights", DATA, LABELS, 0.05) for _ in range(3)], tmp_path)
     # Whether the gradients are numbers.
     assert (ours.pop("multi_all_finite"), ours.pop("broadcast_div")) == (3, 3)
     assert ours == operators(by_hand, tmp_path) and ours["log_softmax"] == 3
+    mx.nd.waitall()
+    for name, parameter in plain.collect_params().items():
+        np.testing.assert_array_equal(learner.state()[f"parameter/{name}"], parameter.data().asnumpy(), err_msg=name)
+
+
+def test_float32_training_is_gluons():
+    learner, plain = make_learner("float32"), make_learner("float32").network
+    parameters = [p for name, p in plain.collect_params().items() if "running" not in name and "lambda" not in name]
+    trainer = gluon.Trainer(parameters, APGNAG(wd=1e-3), kvstore=None)
+    trainer.set_learning_rate(0.05)
+    for _ in range(3):
+        learner.step("weights", DATA, LABELS, 0.05)
+        with autograd.record():
+            losses = ClassificationLoss().of(plain(mx.nd.array(DATA)), mx.nd.array(LABELS))
+        losses.backward()
+        trainer.step(len(DATA))
     for name, parameter in plain.collect_params().items():
         np.testing.assert_array_equal(learner.state()[f"parameter/{name}"], parameter.data().asnumpy(), err_msg=name)
 
