@@ -123,7 +123,7 @@ def run(sizes: List[str], quick: bool) -> Dict[str, Any]:
     """Everything, as it is written to `results.json`."""
     results: Dict[str, Any] = {"machine": machine(), "limits": measure("limits", case="block")}
     results["sizes"] = {case: compare(case, quick) for case in sizes}
-    results["live"] = live("demo" if quick else "cifar", 1 if quick else 3)
+    results["live"] = live("demo" if quick else "cifar", 1 if quick else 2)
     results["depth"] = {blocks: depth(f"depth{blocks}", quick) for blocks in DEPTHS}
     return results
 

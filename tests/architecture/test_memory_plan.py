@@ -8,7 +8,7 @@ from typing import Tuple
 import pytest
 
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import MB, Segment, block_groups, network_segments, plan_memory, plan_segments
+from dso_nas.architecture.memory_plan import MB, Segment, network_segments, plan_memory, plan_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
@@ -33,22 +33,33 @@ def test_insides_stand_beside_every_groups_input_and_gradient(kept: Tuple[int, i
     assert plan_segments(segments, 0, 3, "block", None).activations == 3 * 4 * peak
 
 
-def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_a_block() -> None:
+def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_and_its_gradient_a_block() -> None:
     def planned(blocks: int, mirroring: str) -> float:
         spec = NetworkSpec(BlockTopology(4, FOUR), "cifar", (blocks,), (32,), 10, (3, 16, 16))
         return plan_memory(spec, None, 32, mirroring).activations / MB
 
     assert planned(12, "block") <= planned(12, "none") / 4
-    assert planned(12, "block") - planned(6, "block") == 6 * 32 * 32 * 16 * 16 * 4 / MB
+    assert planned(12, "block") - planned(6, "block") == 6 * 2 * 32 * 32 * 16 * 16 * 4 / MB
 
 
-@pytest.mark.parametrize("limit", [1200, 2000, 5000])
+def test_small_segments_are_mirrored_together() -> None:
+    groups, segments = plan_memory(PAPER, None, 64, "block").groups, network_segments(PAPER)
+    assert groups is not None and [start for start, _ in groups] == [0, *(stop for _, stop in groups[:-1])]
+    assert groups[-1][1] == len(segments) - 2
+    largest = max(segment.kept + segment.gradients for segment in segments)
+    for start, stop in groups:
+        inside = segments[start:stop]
+        assert sum(s.kept for s in inside) + max(s.gradients for s in inside) <= largest
+    assert all(stop - start == 1 for start, stop in groups[:9]) and len(groups) < len(segments) - 2
+
+
+@pytest.mark.parametrize("limit", [1300, 2000, 5000])
 def test_auto_keeps_within_its_limit_and_mirrors_no_more_than_it_must(limit: int) -> None:
     groups, planned = plan_groups(PAPER, None, 64, limit)
     assert planned <= limit * MB
-    assert groups == block_groups(len(network_segments(PAPER)))[:len(groups)]
-    tighter = plan_groups(PAPER, None, 64, planned / MB - 1)[0] if limit > 1200 else groups
-    assert len(tighter) >= len(groups)
+    assert [start for start, _ in groups] == [0, *(stop for _, stop in groups[:-1])]
+    tighter = plan_groups(PAPER, None, 64, planned / MB - 1)[0]
+    assert tighter[-1][1] > groups[-1][1]
 
 
 def test_with_room_enough_nothing_is_mirrored() -> None:
