@@ -24,6 +24,8 @@ from dso_nas.networks.supernet import SuperNet
 from dso_nas.optimizers import apg_nag  # noqa: F401  (registers the optimizer)
 from dso_nas.training.learner import Learner
 from dso_nas.training.losses import ClassificationLoss
+from dso_nas.training.memory import Chain
+from dso_nas.training.programs import trace
 
 KINDS = ("weights", "lambdas")
 Step = Callable[[str], Any]
@@ -155,10 +157,13 @@ def memory(case: str, way: str) -> Dict[str, Any]:
 
 
 def planned(case: str, way: str) -> Dict[str, Any]:
-    """MB that MXNet's own planner gives the whole graph, forward and backward."""
-    network = build(CASES[case], way)
-    shape = images(CASES[case])[0].shape
-    executor = mx.sym.sum(network(mx.sym.var("data"))).simple_bind(mx.cpu(), data=shape, grad_req="write")
+    """MB that MXNet's own planner gives the whole graph of a weight step; the literal one has all gradients."""
+    network, data = build(CASES[case], way), images(CASES[case])[0]
+    names = [p.name for kind in (KINDS if way == "literal" else KINDS[:1]) for p in parameters_of(network, kind)]
+    ours = way != "literal"
+    symbol = trace(network, ["data"], names, mx.cpu()).symbol if ours else network(mx.sym.var("data"))
+    requests = {name: "write" if name in names else "null" for name in symbol.list_arguments()}
+    executor = mx.sym.sum(symbol).simple_bind(mx.cpu(), data=data.shape, grad_req=requests)
     return {"planned_mb": int(re.search(r"Total (\d+) MB", executor.debug_str()).group(1))}
 
 
@@ -166,10 +171,27 @@ def gradients(case: str, way: str, path: str) -> Dict[str, Any]:
     """Write outputs and every gradient of one batch to an .npz file."""
     network = build(CASES[case], way)
     data, labels = (mx.nd.array(array) for array in images(CASES[case]))
-    outputs, _ = forward_backward(network, data, labels, ClassificationLoss())
+    if way == "literal":
+        outputs, _ = forward_backward(network, data, labels, ClassificationLoss())
+    else:
+        outputs = static_pass(network, data, labels)
     arrays = {name: p.grad().asnumpy() for name, p in network.collect_params().items() if p.grad_req != "null"}
     np.savez(path, outputs=outputs.asnumpy(), **arrays)
     return {}
+
+
+def static_pass(network: Any, data: Any, labels: Any) -> Any:
+    """Outputs, and gradients of weights and lambdas, by the graphs of their steps."""
+    chain = Chain(network, [data])
+    for kind in KINDS:
+        chain.add_group(kind, [p.name for p in parameters_of(network, kind) if p.grad_req != "null"])
+        outputs = chain.forward(kind, data)[0].copy()
+        outputs.attach_grad()
+        with mx.autograd.record():
+            losses = ClassificationLoss()(outputs, labels)
+        losses.backward()
+        chain.backward(kind, [outputs.grad])
+    return outputs
 
 
 def genotype_with(case: Case, percent: int) -> Genotype:

@@ -117,8 +117,8 @@ def network_segments(spec: NetworkSpec, genotype: Optional[Genotype] = None,
                      head_channels: Optional[int] = None, tuned: bool = False) -> List[Segment]:
     """Stem, units and head in forward order; the completely connected network without a genotype.
 
-    The head is the DeepLab v3 one with `head_channels`, else the classifier. `tuned` counts what training weights on the
-    CPU adds.
+    The head is the DeepLab v3 one with `head_channels`, else the classifier. `tuned` counts what training weights on
+    the CPU adds.
 
     Raises:
         GenotypeError: the genotype does not fit the network.
