@@ -151,6 +151,8 @@ class Learner:
         if (group, key) not in self._added:
             self._chains[key].add_group(group, {p.name for p in self._movable[group].parameters})
             self._added.add((group, key))
+            # MXNet sets the graphs of all CPU devices up on the first one's thread, which may wait for the others later.
+            mx.nd.waitall()
         return self._chains[key]
 
     def _cast(self, array: Any) -> Any:
@@ -173,6 +175,7 @@ class Learner:
 
         Several workers ask for it at the same step; their statistics are averaged first.
         """
+        _wait_for_statistics()
         if self._exchange.workers.count > 1:
             self.average_statistics()
         arrays: Dict[str, np.ndarray] = {}
@@ -231,6 +234,7 @@ class Learner:
             UserError: the workers' other parameters are not the same, bit for bit.
         """
         self._agree()
+        _wait_for_statistics()
         self._exchange.workers.check_same("training", self.values({p.name: p for p in self._trained}))
         self._exchange.average(list(self.network.collect_params(".*running_(mean|var)").values()))
 
@@ -240,6 +244,7 @@ class Learner:
         Workers that all have the same batches take turns.
         """
         self._agree()
+        _wait_for_statistics()
         workers = self._exchange.workers
         wrong, images = 0.0, 0
         for data, labels in itertools.islice(batches, workers.rank, None, workers.count):
@@ -272,6 +277,11 @@ def load_parameters(network: Any, arrays: Mapping[str, np.ndarray]) -> None:
         for device, copy in enumerate(parameter.list_data()[1:], start=1):
             if f"{PARAMETER}{name}@{device}" in arrays:
                 copy[:] = arrays[f"{PARAMETER}{name}@{device}"]
+
+
+def _wait_for_statistics() -> None:
+    """Let steps end: MXNet's engine does not know that a static graph writes running statistics."""
+    mx.nd.waitall()
 
 
 def _is_half(parameter: gluon.Parameter) -> bool:

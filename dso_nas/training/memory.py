@@ -129,6 +129,8 @@ class Chain:
         """Copies of the statistics of what runs again, on a GPU: cuDNN updates them in every forward pass."""
         if self._context.device_type != "gpu":
             return []
+        # The engine does not know that the last step's graphs write them.
+        mx.nd.waitall()
         again = set().union(*(part.names for part in self._parts[first:-1]))
         arrays = [self._parameters[name].data(self._context) for name in sorted(again) if name.endswith(_STATISTICS)]
         return [(array, array.copy()) for array in arrays]
