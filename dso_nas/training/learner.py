@@ -151,7 +151,7 @@ class Learner:
         if (group, key) not in self._added:
             self._chains[key].add_group(group, {p.name for p in self._movable[group].parameters})
             self._added.add((group, key))
-            # MXNet sets the graphs of all CPU devices up on the first one's thread, which may wait for the others later.
+            # MXNet sets up the graphs of all CPU devices on the first one's thread, which may have to wait later.
             mx.nd.waitall()
         return self._chains[key]
 
