@@ -155,5 +155,6 @@ def _gradients(maps: Sequence[Any], first: int) -> Dict[int, Any]:
     """An array for the gradient of each map behind the first, one for all of a shape: read before it is written."""
     buffers: Dict[Any, Any] = {}
     for like in maps[first + 1 :]:
-        buffers.setdefault(like.shape, mx.nd.empty(like.shape, like.context, like.dtype))
+        if like.shape not in buffers:
+            buffers[like.shape] = mx.nd.empty(like.shape, like.context, like.dtype)
     return {index: buffers[maps[index].shape] for index in range(first + 1, len(maps))}

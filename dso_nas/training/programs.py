@@ -98,7 +98,7 @@ class Program:
         wanted = wanted or {names[-1]: arrays[names[-1]].copy()}
         how = {name: requests.get(name, "write") if name in wanted else "null" for name in names}
         self._executor: Any = symbol.bind(context, {name: arrays[name] for name in names}, wanted, how, statistics,
-                                     shared_exec=None if shared is None else shared._executor)
+                                          shared_exec=None if shared is None else shared._executor)
 
     def forward(self) -> List[Any]:
         """Run in training mode; the outputs are overwritten by the next run, of a program that shares memory too."""
