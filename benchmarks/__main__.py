@@ -104,8 +104,7 @@ def compare(case: str, quick: bool) -> Dict[str, Any]:
                               **speeds(case, runs, quick)}
     for way in WAYS:
         result[way].update(measure("memory", way == "literal", True, case=case, way=way))
-        if way != "mirrored":
-            result[way].update(measure("planned", way == "literal", case=case, way=way))
+        result[way].update(measure("planned", way == "literal", case=case, way=way))
     return result
 
 

@@ -33,11 +33,11 @@ def _memory(sizes: Mapping[str, Any]) -> str:
     rows = []
     for size in sizes.values():
         peaks = [f"{size[way]['peak_mb']:.0f}" for way in ("literal", "plain", "mirrored")]
-        plans = [f"{size[way]['planned_mb']}" for way in ("literal", "plain")]
+        plans = [f"{size[way]['planned_mb']}" for way in ("literal", "plain", "mirrored")]
         agreement = ", ".join(f"{size['agreement'][part]:.0e}" for part in ("outputs", "gradients", "worst"))
         rows.append([size["title"], str(size["batch"]), *peaks, *plans, agreement])
     return table(["supernet", "batch", "literal, peak MB", "plain, peak MB", "mirrored, peak MB", "literal, planned MB",
-                  "plain, planned MB", "outputs, gradients, worst parameter differ by"], rows)
+                  "plain, planned MB", "mirrored, planned MB", "outputs, gradients, worst parameter differ by"], rows)
 
 
 def _live(live: Mapping[Any, Dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from mxnet import gluon
 from benchmarks.cases import CASES, Case
 from benchmarks.literal import LiteralNet, forward_backward
 from dso_nas.architecture.genotype import SHARED, Genotype
-from dso_nas.architecture.memory_plan import plan_memory
+from dso_nas.architecture.memory_plan import MB, plan_memory
 from dso_nas.architecture.sampling import random_genotype
 from dso_nas.networks.network import PublishedInitializer
 from dso_nas.networks.supernet import SuperNet
@@ -139,26 +139,27 @@ def medians(step: Step, warm_up: int, repetitions: int) -> Dict[str, float]:
 
 
 def memory(case: str, way: str) -> Dict[str, Any]:
-    """MB that a weight step takes at its peak beyond one of a single image.
-
-    After that the process has in memory what does not depend on the batch: code, graphs, parameters, their gradients
-    and momentum.
-    """
+    """MB that weight steps take at their peak beyond the network itself: graphs, activations, gradients, momentum."""
     network = build(CASES[case], way)
-    for batch in (1, CASES[case].batch):
-        step = stepper(network, CASES[case]._replace(batch=batch), way)
-        before = resident("VmRSS")
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-        for _ in range(2):
-            step("weights")
-            mx.nd.waitall()
+    mx.nd.waitall()
+    before = resident("VmRSS")
+    step = stepper(network, CASES[case], way)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(2):
+        step("weights")
+        mx.nd.waitall()
     return {"peak_mb": resident("VmHWM") - before}
 
 
 def planned(case: str, way: str) -> Dict[str, Any]:
-    """MB that MXNet's own planner gives the whole graph of a weight step; the literal one has all gradients."""
+    """MB that MXNet's own planner gives the whole graph of a weight step; the literal one has all gradients.
+
+    Mirrored, what `dso_nas.architecture.memory_plan` gives, of which MXNet has no graph.
+    """
     network, data = build(CASES[case], way), images(CASES[case])[0]
+    if way == "mirrored":
+        return {"planned_mb": round(plan_memory(network.spec, None, len(data), tuned=True).activations / MB)}
     names = [p.name for kind in (KINDS if way == "literal" else KINDS[:1]) for p in parameters_of(network, kind)]
     ours = way != "literal"
     symbol = trace(network, ["data"], names, mx.cpu()).symbol if ours else network(mx.sym.var("data"))

@@ -22,7 +22,7 @@ MB = 2**20
 _BYTES = {"float32": 4, "float16": 2}
 # Value, gradient and momentum in float32; or the first two in float16, momentum and a copy of the value in float32.
 _PARAMETER_BYTES = 12
-# Gradients of a level that is not the last, of the block's input, of an operation's input and output.
+# Gradients of the block's input, of an operation's input and output.
 _IN_FLIGHT = 3
 
 
@@ -78,7 +78,8 @@ def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mir
                 dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
     """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto'; `dtype` too).
 
-    'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
+    The first segments are mirrored, where maps are largest, and the rest runs once: 'block' mirrors as few as take the
+    least memory, 'auto' as few as `limit_mb` allows.
     `head_channels` are those of the DeepLab v3 head, None with the classifier. `tuned` as in `network_segments`.
 
     Raises:
@@ -102,13 +103,14 @@ def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirr
         return MemoryPlan(None, _bytes(segments, [], size), parameters)
     everything = block_groups(len(segments))
     plans = [MemoryPlan(tuple(groups), _bytes(segments, groups, size), parameters)
-             for groups in (_merged(segments, everything[:mirrored]) for mirrored in range(len(segments) - 1))]
+             for groups in (_merged(segments, everything[:mirrored]) for mirrored in range(len(everything) + 1))]
+    # The first of those that take the least: what is small enough to be kept in their memory runs once.
+    least = min(plans, key=lambda plan: plan.activations)
     if mirroring == "block":
-        return plans[-1]
+        return least
     for plan in plans:
         if plan.total_mb <= (limit_mb or 0):
             return plan
-    least = min(plans, key=lambda plan: plan.activations)
     raise UserError(f"memory.limit_mb: {limit_mb} is too little, {batch} images on a device take at least "
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
@@ -168,19 +170,19 @@ def _block(spec: NetworkSpec, unit: Unit, block: BlockGenotype, tuned: bool) -> 
     maps = sum(2 + own[spec.topology.operation(node).kind] + (node[0] > 1) for node in block.live_nodes)
     if tuned:
         maps += sum(_tuned_maps(spec, unit, node) for node in block.live_nodes)
-    last = max(node[0] for node in block.live_nodes)
-    gradients = sum(node[0] < last for node in block.live_nodes) + _IN_FLIGHT
+    # Of the results of the levels before the last, and of the last level's inputs.
+    gradients = len(block.live_nodes) + _IN_FLIGHT
     return Segment(size, (maps + 2 + shortcut) * size, gradients * size)
 
 
 def _tuned_maps(spec: NetworkSpec, unit: Unit, node: Node) -> int:
-    """The columns of a kernel but the middle ones; from level 2 on a max pool's input in another layout."""
+    """The columns of a kernel but the middle ones; a max pool's input in another layout."""
     operation = spec.topology.operation(node)
     if not fits_blocks(unit.channels):
         return 0
     if operation.kind == "sep_conv" and is_wide(operation.kernel, spec.stage_dilation(unit.stage)):
         return operation.kernel - 3
-    return int(operation.kind == "max_pool" and node[0] > 1)
+    return int(operation.kind == "max_pool")
 
 
 def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
@@ -190,13 +192,13 @@ def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
 
 
 def _bytes(segments: Sequence[Segment], groups: Sequence[Group], size: int) -> int:
-    """Peak of a step: beside a map before each group and the gradient of the one behind it, the insides of the largest.
+    """Peak of a step: what goes into each part, one gradient of each size of that, the insides of the largest part.
 
-    `size` is what one number takes for all images.
+    Parts are the groups and all that is behind the last one; `size` is what one number takes for all images.
     """
-    maps = sum(segments[start].input + segments[stop].input for start, stop in groups)
     parts = [segments[start:stop] for start, stop in [*groups, (groups[-1][1] if groups else 0, len(segments))]]
-    return size * (maps + max(map(_insides, parts)))
+    inputs = [part[0].input for part in parts]
+    return size * (sum(inputs) + sum(set(inputs[1:])) + max(map(_insides, parts)))
 
 
 def _insides(segments: Sequence[Segment]) -> int:

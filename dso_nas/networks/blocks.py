@@ -15,7 +15,7 @@ from mxnet.gluon import HybridBlock, Parameter
 from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
-from dso_nas.networks.operations import ConvBNReLU, MaxPool, batch_norm, constant, convolved, make_operation, relu
+from dso_nas.networks.operations import ConvBNReLU, batch_norm, constant, convolved, into_blocks, make_operation, relu
 from dso_nas.training.programs import learns, trains_on_cpu
 
 
@@ -164,9 +164,6 @@ class SearchBlock(Block):
                 self._lambda_names[key] = name
                 setattr(self, name, parameter)
                 self.params.update({parameter.name: parameter})
-        for (level, _), operation in self._operations.items():
-            if isinstance(operation, MaxPool):
-                operation.plain_input = level > 1
 
     @property
     def _learns_lambdas(self) -> bool:
@@ -176,7 +173,8 @@ class SearchBlock(Block):
         """(B, C, H, W) -> (B, C, H, W)."""
         if not self.genotype.outputs:
             return passed_on(F, self._shortcut(x))
-        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): stacked(F, [in_rows(F, x)])}
+        own = stacked(F, [in_rows(F, into_blocks(F, x, self.unit.in_channels))])
+        bundles: Dict[Tuple[Node, ...], Any] = {(INPUT,): own}
         results: List[Tuple[Tuple[Node, ...], Any]] = []
         for level, nodes in self._levels():
             inputs = self._inputs(F, x, level, nodes, parameters, bundles)

@@ -188,16 +188,15 @@ class APGNAG(mx.optimizer.Optimizer):
     def _nag(
         self, indices: list[Any], weights: list[NDArray], grads: list[NDArray], velocities: list[NDArray]
     ) -> None:
-        # MXNet's nag_mom_update has the rate in v and, in place, decays with the weight it has just written.
+        # In place, by one kernel: new arrays, and more kernels, take longer in Python's thread. MXNet's nag_mom_update
+        # has the rate in v and, in place, decays with the weight that it has just written.
         lrs, wds, mu = self._get_lrs(indices), self._get_wds(indices), self.weight_momentum
-        minus, directions = [-1.0] * len(indices), _empty_like(weights)
-        triples = chain.from_iterable(zip(weights, grads, velocities))
-        # At rate -1 the momentum of MXNet's SGD is v; the weight it would make is not wanted.
-        mx.nd.multi_sgd_mom_update(*triples, out=directions, num_weights=len(lrs), lrs=minus, wds=wds, momentum=mu,
-                                   **self._scaling())
-        # v + (mu - 1)*v + g, without the decay, which comes with the weight.
-        _descend(velocities, grads, minus, directions, wds=[mu - 1] * len(indices), **self._scaling())
-        _descend(weights, directions, lrs, wds=wds)
+        # v + g + (mu - 1)*v, where 1 + (mu - 1) is mu as float32 has it.
+        keep = float(np.float32(mu)) - 1
+        _descend(velocities, grads, [-1.0] * len(lrs), wds=[keep] * len(lrs), **self._scaling())
+        _descend(velocities, weights, [-wd for wd in wds])
+        _descend(weights, grads, lrs, wds=wds, **self._scaling())
+        _descend(weights, velocities, [mu * lr for lr in lrs])
 
     def _scaling(self) -> dict[str, Any]:
         return {"rescale_grad": self.rescale_grad, "clip_gradient": self.clip_gradient or -1.0}

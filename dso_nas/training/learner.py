@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -36,18 +36,18 @@ class StepResult(NamedTuple):
 
 
 class _Movable(NamedTuple):
-    """Parameters, their optimizer, and on each device what it keeps of them."""
+    """Parameters, their optimizer, and on each device what it keeps of them, their gradients and their values."""
 
     parameters: List[gluon.Parameter]
     optimizer: mx.optimizer.Optimizer
     updaters: List[mx.optimizer.Updater]
+    gradients: List[List[Any]]
+    values: List[List[Any]]
 
     def update(self) -> None:
         """Make the optimizer's step on every device, from the gradients that are there."""
-        indices = range(len(self.parameters))
-        for device, updater in enumerate(self.updaters):
-            updater(list(indices), [p.list_grad()[device] for p in self.parameters],
-                    [p.list_data()[device] for p in self.parameters])
+        for updater, gradients, values in zip(self.updaters, self.gradients, self.values):
+            updater(list(range(len(self.parameters))), gradients, values)
 
 
 class Learner:
@@ -73,7 +73,6 @@ class Learner:
         self._movable: Dict[str, _Movable] = {}
         self._places: Dict[str, Tuple[_Movable, int]] = {}
         self._chains: Dict[Tuple[Any, ...], Chain] = {}
-        self._added: Set[Tuple[str, Any]] = set()
         self._half = any(map(_is_half, network.collect_params().values()))
         self._dtype = np.float16 if self._half else np.float32
         self._trained = [p for p in network.collect_params().values() if p.grad_req != "null"]
@@ -83,7 +82,9 @@ class Learner:
         optimizer.multi_precision = True
         chosen = [p for p in parameters if p.grad_req != "null"]
         optimizer.param_dict = dict(enumerate(chosen))
-        movable = _Movable(chosen, optimizer, [mx.optimizer.get_updater(optimizer) for _ in self.contexts])
+        movable = _Movable(chosen, optimizer, [mx.optimizer.get_updater(optimizer) for _ in self.contexts],
+                           [[p.grad(context) for p in chosen] for context in self.contexts],
+                           [[p.data(context) for p in chosen] for context in self.contexts])
         self._movable[name] = movable
         self._places.update({p.name: (movable, index) for index, p in enumerate(chosen)})
 
@@ -112,7 +113,7 @@ class Learner:
         losses, errors = map(list, zip(*results))
         # The loss can be finite where a gradient is not: ReLU makes zero of NaN, and a lambda that an infinite gradient
         # has made minus infinity would pass for one that died.
-        losses[0] = losses[0] / _all_finite([p.list_grad()[0] for p in group.parameters])
+        losses[0] = losses[0] / _all_finite(group.gradients[0])
         return StepResult(losses, errors, total)
 
     def prepare(self, name: str, data: np.ndarray) -> None:
@@ -148,9 +149,8 @@ class Learner:
             roots = [chain.root for (context, *_), chain in self._chains.items() if context == inputs[0].context]
             like = [self._cast(array) for array in inputs]
             self._chains[key] = Chain(self.network, like, self._groups, roots[0] if roots else None)
-        if (group, key) not in self._added:
+        if not self._chains[key].has_group(group):
             self._chains[key].add_group(group, {p.name for p in self._movable[group].parameters})
-            self._added.add((group, key))
             # MXNet sets up the graphs of all CPU devices on the first one's thread, which may have to wait later.
             mx.nd.waitall()
         return self._chains[key]

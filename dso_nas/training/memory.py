@@ -12,15 +12,15 @@ from collections import Counter
 from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import mxnet as mx
-from mxnet import autograd
 from mxnet.gluon import HybridBlock
 
 from dso_nas.architecture.memory_plan import Group, block_groups
-from dso_nas.training.programs import Program, Traced, trace
+from dso_nas.networks.blocks import in_rows
+from dso_nas.training.programs import Program, trace
 
 __all__ = ["Chain", "Group", "block_groups"]
 
-_DATA, _PATHS = "data", "paths"
+_DATA, _PATHS, _HEAD = "data", "paths", "head"
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -32,15 +32,14 @@ class _Part(NamedTuple):
     names: Set[str]
 
 
-class _Backward(NamedTuple):
-    """What moves one set of parameters: a program for each part, and the gradient of each part's map, as far as needed.
+class _Steps(NamedTuple):
+    """What moves one set of parameters: a program for each part, and the first part that has a parameter of the set.
 
-    Parts before the first with a parameter of the set take no part; `added` are parameters that several parts read.
+    `added` are parameters that several parts read.
     """
 
     first: int
     programs: List[Program]
-    gradients: Mapping[int, Any]
     added: Sequence[str]
 
 
@@ -61,66 +60,70 @@ class Chain:
         self._parts = _parts(network, groups or (), [_DATA, _PATHS][: len(inputs)])
         self._inputs = [mx.nd.empty(like.shape, self._context, like.dtype) for like in inputs]
         self._maps = self._made_maps()
+        self._gradients = _gradients(self._maps)
         self.root = shared
-        self._backward: Dict[str, _Backward] = {}
+        self._steps: Dict[str, _Steps] = {}
+
+    def has_group(self, name: str) -> bool:
+        """Whether there are steps called `name`."""
+        return name in self._steps
 
     def add_group(self, name: str, parameters: Collection[str]) -> None:
         """Let steps called `name` compute the gradients of `parameters`."""
         counts = Counter(read for part in self._parts for read in part.names)
         requests = {parameter: "add" if counts[parameter] > 1 else "write" for parameter in parameters}
         first = next(index for index, part in enumerate(self._parts) if not part.names.isdisjoint(requests))
-        gradients = _gradients(self._maps, first)
-        own = {parameter: self._parameters[parameter].grad(self._context) for parameter in requests}
-        programs = []
-        for index in range(first, len(self._parts)):
-            more = {_DATA: gradients[index]} if index in gradients else {}
-            programs.append(self._program(index, self._trace(self._parts[index], requests), {**own, **more},
-                                          {**requests, **dict.fromkeys(more, "write")}))
+        programs = [self._program(index, {**requests, _DATA: "write"} if index > first else requests)
+                    for index in range(len(self._parts))]
         added = [parameter for parameter, request in requests.items() if request == "add"]
-        self._backward[name] = _Backward(first, programs, gradients, added)
+        self._steps[name] = _Steps(first, programs, added)
 
     def forward(self, name: str, *inputs: Any) -> List[Any]:
         """The network's outputs in training mode, for a step of group `name`; the backward pass overwrites them."""
         for array, own in zip(inputs, self._inputs):
             array.copyto(own)
-        backward = self._backward[name]
-        saved = self._gpu_statistics(backward.first)
-        # What runs again runs first as Gluon runs it, by the operators that are fastest where no gradient is wanted.
-        with autograd.train_mode():
-            for part, own, following in zip(self._parts, self._maps, self._maps[1:]):
-                part.run(own).copyto(following)
+        first, programs, _ = self._steps[name]
+        saved = self._gpu_statistics(first)
+        for program, head, following in zip(programs, self._gradients[1:], self._maps[1:]):
+            head[:] = 1
+            program.forward()[0].copyto(following)
+        if saved:
+            mx.nd.waitall()
         for array, value in saved:
             array[:] = value
-        return backward.programs[-1].forward()
+        return programs[-1].forward()
 
     def backward(self, name: str, heads: Sequence[Any]) -> None:
         """Write the group's gradients, behind its `forward`; `heads` are the gradients of the outputs."""
-        first, programs, gradients, added = self._backward[name]
+        first, programs, added = self._steps[name]
         for parameter in added:
             self._parameters[parameter].grad(self._context)[:] = 0
         programs[-1].backward(heads)
-        for index in reversed(range(first, len(self._parts) - 1)):
-            programs[index - first].forward()
-            programs[index - first].backward([gradients[index + 1]])
+        for program in reversed(programs[first:-1]):
+            program.forward()
+            program.backward()
 
     def _made_maps(self) -> List[Any]:
         """An array for what each part reads: the network's input, and what the part before gives."""
         maps = [self._inputs[0]]
         for part in self._parts[:-1]:
-            shape = self._trace(part, ()).symbol.infer_shape_partial(**{_DATA: maps[-1].shape})[1][0]
+            symbol = trace(part.run, part.inputs, (), self._context).symbol
+            shape = symbol.infer_shape_partial(**{_DATA: maps[-1].shape})[1][0]
             maps.append(mx.nd.empty(shape, self._context, maps[-1].dtype))
         return maps
 
-    def _trace(self, part: _Part, learned: Collection[str]) -> Traced:
-        return trace(part.run, part.inputs, learned, self._context)
-
-    def _program(self, index: int, traced: Traced, gradients: Mapping[str, Any],
-                 requests: Mapping[str, str]) -> Program:
+    def _program(self, index: int, requests: Mapping[str, str]) -> Program:
         """A program of part `index`, in the memory of the first one that was made."""
-        arrays = {name: self._parameters[name].data(self._context) for name in self._parts[index].names}
+        part, following = self._parts[index], self._gradients[index + 1 :]
+        traced = trace(_weighted(part.run) if following else part.run, [*part.inputs, *[_HEAD][: len(following)]],
+                       requests, self._context)
+        arrays = {name: self._parameters[name].data(self._context) for name in part.names}
         arrays.update(zip([_DATA, _PATHS], [self._maps[index], *self._inputs[1:]]))
+        arrays.update(zip([_HEAD], following))
         arrays.update({name: mx.nd.array(values, self._context, values.dtype)
                        for name, values in traced.constants.items()})
+        gradients = {name: self._gradients[index] if name == _DATA else self._parameters[name].grad(self._context)
+                     for name in requests}
         program = Program(traced.symbol, arrays, gradients, requests, self._context, self.root)
         self.root = self.root or program
         return program
@@ -129,7 +132,7 @@ class Chain:
         """Copies of the statistics of what runs again, on a GPU: cuDNN updates them in every forward pass."""
         if self._context.device_type != "gpu":
             return []
-        # The engine does not know that the last step's graphs write them.
+        # The engine does not know that graphs write them.
         mx.nd.waitall()
         again = set().union(*(part.names for part in self._parts[first:-1]))
         arrays = [self._parameters[name].data(self._context) for name in sorted(again) if name.endswith(_STATISTICS)]
@@ -151,10 +154,18 @@ def _run(segments: Sequence[HybridBlock], data: Any) -> Any:
     return data
 
 
-def _gradients(maps: Sequence[Any], first: int) -> Dict[int, Any]:
-    """An array for the gradient of each map behind the first, one for all of a shape: read before it is written."""
+def _weighted(run: Callable[..., Any]) -> Callable[..., Any]:
+    """What `run` gives, times an array `head`, as a loss: the gradient of what `run` gives is `head`.
+
+    Of any other output MXNet keeps an array for the gradient in every graph; `head` can be the same in all of them.
+    """
+    return lambda data, head: mx.sym.MakeLoss(in_rows(mx.sym, run(data)) * head)
+
+
+def _gradients(maps: Sequence[Any]) -> List[Any]:
+    """An array for the gradient of each map but the first, one for all of a shape: read before it is written."""
     buffers: Dict[Any, Any] = {}
-    for like in maps[first + 1 :]:
+    for like in maps[1:]:
         if like.shape not in buffers:
             buffers[like.shape] = mx.nd.empty(like.shape, like.context, like.dtype)
-    return {index: buffers[maps[index].shape] for index in range(first + 1, len(maps))}
+    return [None, *(buffers[like.shape] for like in maps[1:])]

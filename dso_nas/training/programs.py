@@ -104,6 +104,9 @@ class Program:
         """Run in training mode; the outputs are overwritten by the next run, of a program that shares memory too."""
         return self._executor.forward(is_train=True)
 
-    def backward(self, heads: Sequence[Any]) -> None:
-        """Compute gradients from those of the outputs, behind a forward run of this program and no other's."""
+    def backward(self, heads: Sequence[Any] = ()) -> None:
+        """Compute gradients from those of the outputs, behind a forward run of this program and no other's.
+
+        Outputs that are losses themselves need none.
+        """
         self._executor.backward(list(heads))

@@ -23,7 +23,7 @@ def share_of(run, genotype):
     return network_cost(run.spec, genotype).total.multiply_adds / network_cost(run.spec).total.multiply_adds
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 2])
 @pytest.mark.parametrize("target", [0.75, 0.5])
 def test_a_search_ends_at_the_asked_share(make_run, target, seed):
     run = make_run(*STEERED, f"search.target_flops_share={target}", f"seed={seed}")

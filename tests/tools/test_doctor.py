@@ -138,18 +138,18 @@ def test_what_to_do_about_mxnet(mxnet, word):
     assert finding.level == FAIL and mxnet.error in finding.found and word in finding.cure
 
 
-@pytest.mark.parametrize("total, free, level", [(999, 999, OK), (160, 160, WARN), (999, 50, WARN), (100, 100, FAIL)])
+@pytest.mark.parametrize("total, free, level", [(999, 999, OK), (170, 170, WARN), (999, 50, WARN), (100, 100, FAIL)])
 def test_memory_against_the_plan(monkeypatch, total, free, level):
     monkeypatch.setattr(machine, "memory_mb", lambda: total)
     monkeypatch.setattr(machine, "available_mb", lambda: free)
     finding = needs.memory(load_recipe("demo"), [])
-    assert finding.level == level and "155 MB on the CPU" in finding.found
+    assert finding.level == level and "168 MB on the CPU" in finding.found
 
 
 def test_memory_is_shared_by_gpus_and_the_smallest_decides():
     recipe = load_recipe("demo")
     one, two = needs.memory(recipe, [AMPERE]), needs.memory(recipe, [AMPERE, AMPERE._replace(memory_mb=80)])
-    assert one.level == OK and "138 MB on each of 1 GPUs" in one.found
+    assert one.level == OK and "147 MB on each of 1 GPUs" in one.found
     assert two.level == WARN and "which has 80 MB" in two.found
 
 

@@ -64,7 +64,7 @@ def test_groups_before_the_first_wanted_segment_are_not_run_again():
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("widths", [(4, 8), (8, 8)])
 def test_planned_maps_are_those_between_a_chains_parts(widths, merged):
-    """What is kept beside insides: the map before each group, and a place for the gradient of the one behind."""
+    """What is kept beside insides: what goes into each part, and for the gradient of that an array of each shape."""
     spec = dataclasses.replace(SPEC, blocks=(3, 2), widths=widths)
     made = SuperNet(LambdaLayout(spec, "share"))
     made.initialize(PublishedInitializer())
@@ -72,7 +72,8 @@ def test_planned_maps_are_those_between_a_chains_parts(widths, merged):
     segments = network_segments(spec)
     groups = [(0, 1), (1, 3), (3, 6)] if merged else block_groups(len(segments))
     chain = Chain(made, images, groups)
-    kept = sum(array.size for array in (*chain._maps[:-1], *chain._maps[1:]))
+    gradients = {id(array): array for array in chain._gradients[1:]}.values()
+    kept = sum(array.size for array in (*chain._maps, *gradients))
     assert _bytes([Segment(segment.input, 0, 0) for segment in segments], groups, len(images[0])) == kept
 
 
@@ -89,9 +90,10 @@ def planned_by_mxnet(made, units, tuned):
 
 @pytest.mark.parametrize("tuned", [False, True])
 def test_planned_memory_is_what_mxnet_plans_for_a_blocks_insides(tuned):
-    """Within a tenth: a block more in the executor's plan against a block more in ours."""
+    """Within a tenth: a block in the executor's plan and a block more, against ours."""
     spec = NetworkSpec(BlockTopology(4, FOUR), "cifar", (4,), (16,), 10, (3, 32, 32))
     made = SuperNet(LambdaLayout(spec, "share"))
     totals = [planned_by_mxnet(made, units, tuned) for units in range(1, 5)]
-    planned = network_segments(spec, tuned=tuned)[2].kept * 64 * 4 / MB
-    assert totals[3] - totals[2] == pytest.approx(planned, rel=0.1)
+    first, following = (network_segments(spec, tuned=tuned)[index] for index in (1, 2))
+    assert totals[3] - totals[2] == pytest.approx(following.kept * 64 * 4 / MB, rel=0.1)
+    assert totals[0] == pytest.approx((first.kept + first.gradients) * 64 * 4 / MB, rel=0.1)
