@@ -8,6 +8,7 @@ groups there are is planned in `dso_nas.architecture.memory_plan`.
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -16,12 +17,11 @@ from mxnet.gluon import HybridBlock
 
 from dso_nas.architecture.memory_plan import Group, block_groups
 from dso_nas.networks.blocks import in_rows
-from dso_nas.training.programs import Program, trace
+from dso_nas.training.programs import Program, Traced, trace
 
 __all__ = ["Chain", "Group", "block_groups"]
 
 _DATA, _PATHS, _HEAD = "data", "paths", "head"
-_STATISTICS = ("running_mean", "running_var")
 
 
 class _Part(NamedTuple):
@@ -30,6 +30,13 @@ class _Part(NamedTuple):
     run: Callable[..., Any]
     inputs: Sequence[str]
     names: Set[str]
+
+
+class _FirstRun(NamedTuple):
+    """A program that gives what a part gives, and what is copied before it runs: (value, into which array)."""
+
+    program: Program
+    copies: Sequence[Tuple[Any, Any]]
 
 
 class _Steps(NamedTuple):
@@ -62,6 +69,7 @@ class Chain:
         self._maps = self._made_maps()
         self._gradients = _gradients(self._maps)
         self.root = shared
+        self._first_runs: List[_FirstRun] = []
         self._steps: Dict[str, _Steps] = {}
 
     def has_group(self, name: str) -> bool:
@@ -75,6 +83,7 @@ class Chain:
         first = next(index for index, part in enumerate(self._parts) if not part.names.isdisjoint(requests))
         programs = [self._program(index, {**requests, _DATA: "write"} if index > first else requests)
                     for index in range(len(self._parts))]
+        self._first_runs = self._first_runs or self._made_first_runs()
         added = [parameter for parameter, request in requests.items() if request == "add"]
         self._steps[name] = _Steps(first, programs, added)
 
@@ -83,14 +92,11 @@ class Chain:
         for array, own in zip(inputs, self._inputs):
             array.copyto(own)
         first, programs, _ = self._steps[name]
-        saved = self._gpu_statistics(first)
-        for program, head, following in zip(programs, self._gradients[1:], self._maps[1:]):
-            head[:] = 1
+        for index, following in enumerate(self._maps[1:]):
+            program, copies = self._first_runs[index] if index >= first else _FirstRun(programs[index], ())
+            for value, own in copies:
+                value.copyto(own)
             program.forward()[0].copyto(following)
-        if saved:
-            mx.nd.waitall()
-        for array, value in saved:
-            array[:] = value
         return programs[-1].forward()
 
     def backward(self, name: str, heads: Sequence[Any]) -> None:
@@ -113,30 +119,51 @@ class Chain:
         return maps
 
     def _program(self, index: int, requests: Mapping[str, str]) -> Program:
-        """A program of part `index`, in the memory of the first one that was made."""
-        part, following = self._parts[index], self._gradients[index + 1 :]
-        traced = trace(_weighted(part.run) if following else part.run, [*part.inputs, *[_HEAD][: len(following)]],
-                       requests, self._context)
-        arrays = {name: self._parameters[name].data(self._context) for name in part.names}
-        arrays.update(zip([_DATA, _PATHS], [self._maps[index], *self._inputs[1:]]))
-        arrays.update(zip([_HEAD], following))
-        arrays.update({name: mx.nd.array(values, self._context, values.dtype)
-                       for name, values in traced.constants.items()})
+        """A program of part `index` with gradients, if it has parameters that are requested."""
+        traced, arrays = self._traced(index, requests)
         gradients = {name: self._gradients[index] if name == _DATA else self._parameters[name].grad(self._context)
                      for name in requests}
-        program = Program(traced.symbol, arrays, gradients, requests, self._context, self.root)
+        return self._bound(traced.symbol, arrays, gradients, requests)
+
+    def _made_first_runs(self) -> List[_FirstRun]:
+        """Programs without gradients of all parts but the last; those of the same structure have one together.
+
+        What runs again must move the running statistics then, and only then (on a GPU every forward pass does): first
+        runs have statistics of their own, which nothing reads.
+        """
+        made: Dict[Any, Tuple[Program, List[Any]]] = {}
+        runs = []
+        for index, like in enumerate(self._maps[:-1]):
+            traced, arrays = self._traced(index, {})
+            names = traced.symbol.list_arguments()
+            key = (like.shape, _structure(traced.symbol))
+            if key not in made:
+                own = {name: mx.nd.empty(array.shape, self._context, array.dtype) for name, array in arrays.items()}
+                made[key] = self._bound(traced.symbol, own, {}, {}), [own[name] for name in names]
+            program, places = made[key]
+            runs.append(_FirstRun(program, list(zip([arrays[name] for name in names], places))))
+        return runs
+
+    def _traced(self, index: int, requests: Mapping[str, str]) -> Tuple[Traced, Dict[str, Any]]:
+        """Part `index` as a graph with these gradients, and the arrays that it reads."""
+        part, last = self._parts[index], index == len(self._parts) - 1
+        learns = not part.names.isdisjoint(requests) or _DATA in requests
+        heads = [_HEAD] if learns and not last else []
+        run = part.run if last else functools.partial(_as_loss, part.run)
+        traced = trace(run, [*part.inputs, *heads], requests, self._context)
+        arrays = {name: self._parameters[name].data(self._context) for name in part.names}
+        arrays.update(zip([_DATA, _PATHS], [self._maps[index], *self._inputs[1:]]))
+        arrays.update(zip(heads, self._gradients[index + 1 :]))
+        arrays.update({name: mx.nd.array(values, self._context, values.dtype)
+                       for name, values in traced.constants.items()})
+        return traced, arrays
+
+    def _bound(self, symbol: mx.sym.Symbol, arrays: Mapping[str, Any], gradients: Mapping[str, Any],
+               requests: Mapping[str, str]) -> Program:
+        """A program in the memory of the first one that was made."""
+        program = Program(symbol, arrays, gradients, requests, self._context, self.root)
         self.root = self.root or program
         return program
-
-    def _gpu_statistics(self, first: int) -> List[Tuple[Any, Any]]:
-        """Copies of the statistics of what runs again, on a GPU: cuDNN updates them in every forward pass."""
-        if self._context.device_type != "gpu":
-            return []
-        # The engine does not know that graphs write them.
-        mx.nd.waitall()
-        again = set().union(*(part.names for part in self._parts[first:-1]))
-        arrays = [self._parameters[name].data(self._context) for name in sorted(again) if name.endswith(_STATISTICS)]
-        return [(array, array.copy()) for array in arrays]
 
 
 def _parts(network: Any, groups: Sequence[Group], inputs: Sequence[str]) -> List[_Part]:
@@ -154,12 +181,21 @@ def _run(segments: Sequence[HybridBlock], data: Any) -> Any:
     return data
 
 
-def _weighted(run: Callable[..., Any]) -> Callable[..., Any]:
-    """What `run` gives, times an array `head`, as a loss: the gradient of what `run` gives is `head`.
+def _structure(symbol: mx.sym.Symbol) -> str:
+    """All of a graph but the names in it."""
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        del node["name"]
+    return json.dumps(graph)
+
+
+def _as_loss(run: Callable[..., Any], data: Any, head: Optional[Any] = None) -> Any:
+    """What `run` gives, as a loss; times an array `head`, which so is the gradient of what `run` gives.
 
     Of any other output MXNet keeps an array for the gradient in every graph; `head` can be the same in all of them.
     """
-    return lambda data, head: mx.sym.MakeLoss(in_rows(mx.sym, run(data)) * head)
+    output = run(data)
+    return mx.sym.MakeLoss(output if head is None else in_rows(mx.sym, output) * head)
 
 
 def _gradients(maps: Sequence[Any]) -> List[Any]:

@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from dso_nas.architecture.genotype import Genotype
 from dso_nas.architecture.lambdas import LambdaLayout
 from dso_nas.architecture.memory_plan import MB, Segment, _bytes, network_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
@@ -18,7 +19,7 @@ from dso_nas.networks.supernet import SuperNet
 from dso_nas.training.losses import ClassificationLoss
 from dso_nas.training.memory import Chain, block_groups
 from dso_nas.training.programs import trace
-from tests.passes import assert_alike, compiled, recorded, trained
+from tests.passes import assert_alike, compiled, recorded, stepped, trained
 
 FOUR = ("sep_conv_3x3", "sep_conv_5x5", "max_pool_3x3", "avg_pool_3x3")
 SPEC = NetworkSpec(BlockTopology(2, FOUR), "cifar", (2, 1), (4, 8), 10, (3, 8, 8))
@@ -43,6 +44,39 @@ def batch():
     [(i, i + 1) for i in range(SEGMENTS - 1)], block_groups(SEGMENTS)[:2], []])
 def test_mirrored_equals_unmirrored(groups):
     assert_alike(compiled(network(), *batch(), groups), recorded(network(), *batch()))
+
+
+def deep_network(different):
+    """Four blocks of their own lambdas; `different` lack one connection each, not all the same."""
+    spec = dataclasses.replace(SPEC, blocks=(4,), widths=(4,))
+    genotype = Genotype.full(spec, "full")
+    blocks = dict(genotype.blocks)
+    for name, source in zip(blocks if different else (), [(0, 0), (1, 1), (1, 2), (1, 3)]):
+        sources = tuple(node for node in blocks[name].connections[2, 2] if node != source)
+        blocks[name] = dataclasses.replace(blocks[name], connections={**blocks[name].connections, (2, 2): sources})
+    genotype = dataclasses.replace(genotype, blocks=blocks)
+    made = SuperNet(LambdaLayout(spec, "full"), genotype)
+    mx.random.seed(3)
+    made.initialize(PublishedInitializer())
+    for name, parameter in made.lambdas.items():
+        parameter.set_data(mx.nd.array(np.random.default_rng(list(name.encode())).uniform(0.5, 1, parameter.shape)))
+    return made
+
+
+@pytest.mark.parametrize("different", [False, True])
+def test_first_runs_by_one_program_have_each_parts_values(different):
+    made = deep_network(different)
+    chain = Chain(made, batch()[0], block_groups(len(made.segments)))
+    chain.add_group("wanted", trained(made))
+    programs = [run.program for run in chain._first_runs]
+    assert len(programs) == 4 and len(set(programs)) == 3
+    plain = deep_network(different)
+    for _ in range(2):
+        assert_alike(stepped(made, chain, "wanted", *batch()), recorded(plain, *batch()))
+        for each in (made, plain):
+            for name in trained(each):
+                parameter = each.collect_params()[name]
+                parameter.set_data(1.5 * parameter.data())
 
 
 def test_groups_before_the_first_wanted_segment_are_not_run_again():
