@@ -8,6 +8,7 @@ group is kept and runs once. MXNet's workspaces and its own 150 MB or so are not
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import List, Optional, Sequence, Tuple
 
 from dso_nas.architecture.cost import network_cost
@@ -28,11 +29,15 @@ _IN_FLIGHT = 3
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Numbers for one image: a segment's input, all it keeps for its backward pass, gradients in flight there."""
+    """Numbers for one image: a segment's input, all it keeps for its backward pass, gradients in flight there.
+
+    And those in most of its arrays, 0 for as many as in its input.
+    """
 
     input: int
     kept: int
     gradients: int
+    array: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,28 +63,12 @@ def block_groups(segments: int) -> List[Group]:
     return [(i, i + 1) for i in range(segments - 2)]
 
 
-def _merged(segments: Sequence[Segment], groups: Sequence[Group]) -> List[Group]:
-    """Fewer groups of the same segments, whose insides take no more than those of the largest segment of all.
-
-    Every group's input is kept: the small segments behind stand together.
-    """
-    largest = max(_insides([segment]) for segment in segments)
-    merged: List[Group] = []
-    for start, stop in groups:
-        if merged and _insides(segments[merged[-1][0] : stop]) <= largest:
-            merged[-1] = (merged[-1][0], stop)
-        else:
-            merged.append((start, stop))
-    return merged
-
-
 def plan_memory(spec: NetworkSpec, genotype: Optional[Genotype], batch: int, mirroring: str = "block",
                 limit_mb: Optional[float] = None, head_channels: Optional[int] = None,
                 dtype: str = "float32", tuned: bool = False) -> MemoryPlan:
     """The plan for `batch` images on a device (`mirroring` as in a recipe: 'none', 'block' or 'auto'; `dtype` too).
 
-    The first segments are mirrored, where maps are largest, and the rest runs once: 'block' mirrors as few as take the
-    least memory, 'auto' as few as `limit_mb` allows.
+    'auto' mirrors as few segments as `limit_mb` allows, the first ones, where maps are largest: the rest runs once.
     `head_channels` are those of the DeepLab v3 head, None with the classifier. `tuned` as in `network_segments`.
 
     Raises:
@@ -103,11 +92,10 @@ def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirr
         return MemoryPlan(None, _bytes(segments, [], size), parameters)
     everything = block_groups(len(segments))
     plans = [MemoryPlan(tuple(groups), _bytes(segments, groups, size), parameters)
-             for groups in (_merged(segments, everything[:mirrored]) for mirrored in range(len(everything) + 1))]
-    # The first of those that take the least: what is small enough to be kept in their memory runs once.
+             for groups in (everything[:mirrored] for mirrored in range(len(everything) + 1))]
     least = min(plans, key=lambda plan: plan.activations)
     if mirroring == "block":
-        return least
+        return plans[-1]
     for plan in plans:
         if plan.total_mb <= (limit_mb or 0):
             return plan
@@ -145,7 +133,7 @@ def _segmentation_head(spec: NetworkSpec, last: int, channels: int) -> Segment:
     # Four convolutions before and after BatchNorm, five maps side by side, two more convolutions, dropout and its mask.
     maps = 4 * 2 + 5 + 2 * 2 + 2
     kept = 2 * last + maps * size + _map(spec, spec.stages, spec.classes) + 2 * pixels
-    return Segment(last, kept, max(2 * pixels, 10 * size))
+    return Segment(last, kept, max(2 * pixels, 10 * size), max(size, pixels))
 
 
 def _map(spec: NetworkSpec, stage: int, channels: int) -> int:
@@ -192,14 +180,27 @@ def _reduction(spec: NetworkSpec, unit: Unit, branches: int) -> Segment:
 
 
 def _bytes(segments: Sequence[Segment], groups: Sequence[Group], size: int) -> int:
-    """Peak of a step: what goes into each part, one gradient of each size of that, the insides of the largest part.
+    """Peak of a step: what goes into each part, one gradient of each size of that, the memory that all parts share.
 
     Parts are the groups and all that is behind the last one; `size` is what one number takes for all images.
     """
     parts = [segments[start:stop] for start, stop in [*groups, (groups[-1][1] if groups else 0, len(segments))]]
     inputs = [part[0].input for part in parts]
-    return size * (sum(inputs) + sum(set(inputs[1:])) + max(map(_insides, parts)))
+    return size * (sum(inputs) + sum(set(inputs[1:])) + _shared(parts))
 
 
-def _insides(segments: Sequence[Segment]) -> int:
-    return sum(s.kept for s in segments) + max(s.gradients for s in segments)
+def _shared(parts: Sequence[Sequence[Segment]]) -> int:
+    """Numbers in the memory that parts share: MXNet gives each array whole to one of a later graph that is no larger.
+
+    So of many small ones only as many find a place as there were large ones before.
+    """
+    pool: List[int] = []
+    for part in parts:
+        fullest = max(part, key=lambda segment: segment.gradients)
+        arrays = []
+        for segment in part:
+            size = max(1, segment.array or segment.input)
+            left = segment.kept + (segment.gradients if segment is fullest else 0)
+            arrays += [min(size, rest) for rest in range(left, 0, -size)]
+        pool = [max(both) for both in itertools.zip_longest(pool, sorted(arrays, reverse=True), fillvalue=0)]
+    return sum(pool)

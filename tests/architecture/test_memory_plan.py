@@ -8,7 +8,7 @@ from typing import Tuple
 import pytest
 
 from dso_nas.architecture.genotype import Genotype
-from dso_nas.architecture.memory_plan import MB, Group, Segment, network_segments, plan_memory, plan_segments
+from dso_nas.architecture.memory_plan import MB, Segment, plan_memory, plan_segments
 from dso_nas.architecture.topology import BlockTopology, NetworkSpec
 from dso_nas.errors import UserError
 
@@ -21,22 +21,20 @@ def plan_groups(spec, genotype, batch, limit):
     return list(plan.groups), plan.activations + plan.parameters
 
 
-@pytest.mark.parametrize("tuned, most", [(False, 1.3e9), (True, 1.45e9)])
+@pytest.mark.parametrize("tuned, most", [(False, 1300), (True, 1420)])
 def test_the_papers_supernet_at_batch_64_takes_at_most_1300_mb_on_a_gpu(tuned: bool, most: float) -> None:
-    plan = plan_memory(PAPER, None, 64, "block", tuned=tuned)
-    assert plan.activations + plan.parameters <= most
+    assert plan_memory(PAPER, None, 64, "block", tuned=tuned).total_mb <= most
 
 
-@pytest.mark.parametrize("kept, head, groups, peak", [
-    ((50, 20, 20), 9, ((0, 1),), 1 + 5 + 5 + 50),
-    ((50, 50, 20), 9, ((0, 1), (1, 2)), 1 + 5 + 5 + 5 + 50),
-    ((20, 20, 20), 90, ((0, 3),), 1 + 4 + 4 + 90),
-    ((5, 5, 5), 9, (), 1 + 24)])
-def test_insides_stand_beside_what_goes_into_each_part(kept: Tuple[int, ...], head: int, groups: Tuple[Group, ...],
-                                                       peak: int) -> None:
-    segments = [Segment(*sizes, 0) for sizes in zip((1, 5, 5, 4, 4), (*kept, 0, head))]
+@pytest.mark.parametrize("kept, head, pool", [
+    ((10, 20), 4, 20 + 6),    # of ten arrays of one number four find a place in those of five
+    ((20, 10), 4, 10 + 18),
+    ((10, 20), 40, 20 + 36)])
+def test_arrays_of_a_part_find_a_place_in_no_smaller_ones(kept: Tuple[int, int], head: int, pool: int) -> None:
+    segments = [Segment(1, kept[0], 0), Segment(5, kept[1], 0), Segment(5, 0, 0), Segment(1, head, 0)]
     plan = plan_segments(segments, 0, 3, "block", None)
-    assert (plan.groups, plan.activations) == (groups, 3 * 4 * peak)
+    inputs, gradients = 1 + 5 + 5, 5
+    assert (plan.groups, plan.activations) == (((0, 1), (1, 2)), 3 * 4 * (inputs + gradients + pool))
 
 
 def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_a_block() -> None:
@@ -48,24 +46,7 @@ def test_mirroring_takes_a_quarter_at_most_and_grows_by_a_map_a_block() -> None:
     assert planned(12, "block") - planned(6, "block") == 6 * 32 * 32 * 16 * 16 * 4 / MB
 
 
-def test_small_segments_are_mirrored_together_or_kept() -> None:
-    groups, segments = plan_memory(PAPER, None, 64, "block").groups, network_segments(PAPER)
-    assert groups is not None and [start for start, _ in groups] == [0, *(stop for _, stop in groups[:-1])]
-    largest = max(segment.kept + segment.gradients for segment in segments)
-    for start, stop in [*groups, (groups[-1][1], len(segments))]:
-        inside = segments[start:stop]
-        assert sum(s.kept for s in inside) + max(s.gradients for s in inside) <= largest
-    assert all(stop - start == 1 for start, stop in groups[:9]) and len(segments) - groups[-1][1] > 2
-
-
-def test_block_mirrors_the_fewest_of_what_takes_the_least() -> None:
-    plan = plan_memory(PAPER, None, 64, "block")
-    assert plan == plan_memory(PAPER, None, 64, "auto", plan.total_mb + 1e-6)
-    with pytest.raises(UserError, match="is too little"):
-        plan_memory(PAPER, None, 64, "auto", plan.total_mb - 1e-6)
-
-
-@pytest.mark.parametrize("limit", [1800, 3000, 5000])
+@pytest.mark.parametrize("limit", [1500, 2000, 5000])
 def test_auto_keeps_within_its_limit_and_mirrors_no_more_than_it_must(limit: int) -> None:
     groups, planned = plan_groups(PAPER, None, 64, limit)
     assert planned <= limit * MB

@@ -27,7 +27,7 @@ def test_the_paper_size_supernet(capsys):
     assert main(["cost", "--recipe", "cifar10-share"]) == 0
     first, *_, last = capsys.readouterr().out.strip().splitlines()
     assert "9,937,296" in last and "1,484,539,776" in last
-    assert "2,317 MB on a GPU, 2,605 MB on the CPU, for 128 images, memory.mirroring block" in first
+    assert "2,425 MB on a GPU, 2,713 MB on the CPU, for 128 images, memory.mirroring block" in first
 
 
 @pytest.mark.parametrize("recipe, doubled", [
