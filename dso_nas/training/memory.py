@@ -129,19 +129,25 @@ class Chain:
         """Programs without gradients of all parts but the last; those of the same structure have one together.
 
         What runs again must move the running statistics then, and only then (on a GPU every forward pass does): first
-        runs have statistics of their own, which nothing reads.
+        runs have statistics of their own, whose values matter only to a BatchNorm that normalises by them. Maps lie where
+        their gradients will.
         """
         made: Dict[Any, Tuple[Program, List[Any]]] = {}
         runs = []
         for index, like in enumerate(self._maps[:-1]):
             traced, arrays = self._traced(index, {})
-            names = traced.symbol.list_arguments()
-            key = (like.shape, _structure(traced.symbol))
+            structure = _structure(traced.symbol)
+            reads_statistics = '"use_global_stats": "True"' in structure
+            names = traced.symbol.list_inputs() if reads_statistics else traced.symbol.list_arguments()
+            key = (like.shape, structure)
             if key not in made:
-                own = {name: mx.nd.empty(array.shape, self._context, array.dtype) for name, array in arrays.items()}
+                own = {name: mx.nd.empty(array.shape, self._context, array.dtype) for name, array in arrays.items()
+                       if name != _DATA}
+                own[_DATA] = self._gradients[index] if index else like
                 made[key] = self._bound(traced.symbol, own, {}, {}), [own[name] for name in names]
             program, places = made[key]
-            runs.append(_FirstRun(program, list(zip([arrays[name] for name in names], places))))
+            copies = [(arrays[name], place) for name, place in zip(names, places) if arrays[name] is not place]
+            runs.append(_FirstRun(program, copies))
         return runs
 
     def _traced(self, index: int, requests: Mapping[str, str]) -> Tuple[Traced, Dict[str, Any]]:
