@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -134,10 +135,37 @@ def live(case: str, turns: int) -> Dict[int, Dict[str, float]]:
 
 
 def depth(case: str, quick: bool) -> Dict[str, Any]:
-    """Memory and speed of a chain of equal blocks."""
+    """Memory and speed of a chain of equal blocks; 'ratio' is mirrored to plain."""
     ways = ("plain", "mirrored")
-    found = speeds(case, {way: (way, False) for way in ways}, quick)
-    return {way: {**measure("memory", exact=True, case=case, way=way), **found[way]} for way in ways}
+    seconds = by_turns(case, ways, 1 if quick else 25)
+    pairs = zip(*(seconds[way] for way in ways))
+    return {"ratio": float(np.median([mirrored / plain for plain, mirrored in pairs])),
+            **{way: {**measure("memory", exact=True, case=case, way=way), "weights": float(np.median(seconds[way]))}
+               for way in ways}}
+
+
+def by_turns(case: str, ways: Sequence[str], rounds: int) -> Dict[str, List[float]]:
+    """Seconds of weight steps by way, each in a process of its own; the processes make one step each in every round.
+
+    So the machine's slow minutes slow all of them down.
+    """
+    print(f"steps {case} {' '.join(ways)}", file=sys.stderr, flush=True)
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for way in ways:
+            options = json.dumps({"case": case, "way": way, "warm_up": WARM_UP})
+            processes[way] = stack.enter_context(subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", "steps", options], env=environment(False, False), text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        found: Dict[str, List[float]] = {way: [] for way in ways}
+        # The first round does not count: a process may still make its first steps while the other one is timed.
+        for counts in [False] + [True] * rounds:
+            for way, process in processes.items():
+                process.stdin.write("step\n")
+                process.stdin.flush()
+                seconds = float(process.stdout.readline())
+                found[way] += [seconds] * counts
+    return found
 
 
 def main() -> None:

@@ -85,7 +85,4 @@ def timing(case: str, way: str, quick: bool) -> Timing:
         return Timing(1, 1, 1)
     if quick:
         return Timing(1, WARM_UP, 1)
-    if slow:
-        return Timing(2, WARM_UP, 2)
-    # Of the depths a ratio is asked that is near its limit.
-    return Timing(4 if case.startswith("depth") else 2, WARM_UP, 7)
+    return Timing(2, WARM_UP, 2) if slow else Timing(2, WARM_UP, 7)

@@ -51,5 +51,5 @@ def _live(live: Mapping[Any, Dict[str, Any]]) -> str:
 
 def _depth(depth: Mapping[Any, Dict[str, Any]]) -> str:
     rows = [[str(blocks), f"{row['plain']['peak_mb']:.0f}", f"{row['mirrored']['peak_mb']:.0f}",
-             f"{row['mirrored']['weights'] / row['plain']['weights']:.2f}"] for blocks, row in depth.items()]
+             f"{row['ratio']:.2f}"] for blocks, row in depth.items()]
     return table(["blocks", "plain, peak MB", "mirrored, peak MB", "time, mirrored to plain"], rows)

@@ -117,6 +117,16 @@ def timed(step: Step, kind: str) -> float:
     return time.perf_counter() - start
 
 
+def steps(case: str, way: str, warm_up: int) -> Dict[str, Any]:
+    """Seconds of a weight step for every line of standard input, a line each; nothing at the end of the input."""
+    step = stepper(build(CASES[case], way), CASES[case], way)
+    for _ in range(warm_up):
+        timed(step, "weights")
+    for _ in sys.stdin:
+        print(timed(step, "weights"), flush=True)
+    return {}
+
+
 def resident(field: str) -> float:
     """MB that the process has in memory: VmRSS now, VmHWM at most since the mark was set back."""
     status = Path("/proc/self/status").read_text()
@@ -235,7 +245,8 @@ def limits(case: str) -> Dict[str, Any]:
     return {"bandwidth": 2 * x.size * 4 / copy / 1e9, "multiply_adds": x.size * 96 / conv / 1e9}
 
 
-TASKS = {"speed": speed, "memory": memory, "planned": planned, "gradients": gradients, "live": live, "limits": limits}
+TASKS = {"speed": speed, "memory": memory, "planned": planned, "gradients": gradients, "live": live, "limits": limits,
+         "steps": steps}
 
 if __name__ == "__main__":
     print(json.dumps(TASKS[sys.argv[1]](**json.loads(sys.argv[2]))))

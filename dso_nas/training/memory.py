@@ -129,8 +129,8 @@ class Chain:
         """Programs without gradients of all parts but the last; those of the same structure have one together.
 
         What runs again must move the running statistics then, and only then (on a GPU every forward pass does): first
-        runs have statistics of their own, whose values matter only to a BatchNorm that normalises by them. Maps lie where
-        their gradients will.
+        runs have statistics of their own, whose values matter only to a BatchNorm that normalises by them. Maps lie
+        where their gradients will.
         """
         made: Dict[Any, Tuple[Program, List[Any]]] = {}
         runs = []
@@ -138,11 +138,12 @@ class Chain:
             traced, arrays = self._traced(index, {})
             structure = _structure(traced.symbol)
             reads_statistics = '"use_global_stats": "True"' in structure
-            names = traced.symbol.list_inputs() if reads_statistics else traced.symbol.list_arguments()
-            key = (like.shape, structure)
+            read = traced.symbol.list_inputs() if reads_statistics else traced.symbol.list_arguments()
+            names = [name for name in read if name not in traced.constants]
+            key = like.shape, structure, *(values.tobytes() for values in traced.constants.values())
             if key not in made:
-                own = {name: mx.nd.empty(array.shape, self._context, array.dtype) for name, array in arrays.items()
-                       if name != _DATA}
+                own = {name: array if name in traced.constants else mx.nd.empty(array.shape, self._context, array.dtype)
+                       for name, array in arrays.items() if name != _DATA}
                 own[_DATA] = self._gradients[index] if index else like
                 made[key] = self._bound(traced.symbol, own, {}, {}), [own[name] for name in names]
             program, places = made[key]
