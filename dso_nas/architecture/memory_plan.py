@@ -93,12 +93,12 @@ def plan_segments(segments: Sequence[Segment], parameters: int, batch: int, mirr
     everything = block_groups(len(segments))
     plans = [MemoryPlan(tuple(groups), _bytes(segments, groups, size), parameters)
              for groups in (everything[:mirrored] for mirrored in range(len(everything) + 1))]
-    least = min(plans, key=lambda plan: plan.activations)
     if mirroring == "block":
         return plans[-1]
     for plan in plans:
         if plan.total_mb <= (limit_mb or 0):
             return plan
+    least = min(plans, key=lambda plan: plan.activations)
     raise UserError(f"memory.limit_mb: {limit_mb} is too little, {batch} images on a device take at least "
                     f"{least.total_mb:.0f} MB; raise it or lower the batch size")
 
