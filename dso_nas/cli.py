@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from typing import Any, Callable, Optional, Sequence
 
@@ -62,15 +64,23 @@ def run(task: str, program: str, default_recipe: str, arguments: Optional[Sequen
 
 
 def report_errors(action: Callable[[], Any]) -> int:
-    """Run `action`; bad input becomes one line on stderr and status 2, a signal status 128 + its number."""
+    """Run `action`; bad input becomes one line on stderr and status 2, a signal status 128 + its number.
+
+    A reader of standard output that leaves early, like `head`, ends it as the signal for that would.
+    """
     try:
         action()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print("stopped; the checkpoint is written, go on with --resume", file=sys.stderr)
         return 128 + stopped.signal_number
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return 0
 
 

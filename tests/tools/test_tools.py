@@ -1,5 +1,9 @@
 """The tools of `python -m dso_nas`."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from dso_nas.__main__ import TOOLS, main
@@ -28,6 +32,13 @@ def test_the_paper_size_supernet(capsys):
     first, *_, last = capsys.readouterr().out.strip().splitlines()
     assert "9,937,296" in last and "1,484,539,776" in last
     assert "2,425 MB on a GPU, 2,713 MB on the CPU, for 128 images, memory.mirroring block" in first
+
+
+def test_a_reader_that_leaves_early_ends_a_tool_quietly():
+    with subprocess.Popen([sys.executable, "-m", "dso_nas", "cost", "--recipe", "cifar10-share"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("recipe, doubled", [
