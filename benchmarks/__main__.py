@@ -26,6 +26,11 @@ OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-2
 Name = TypeVar("Name")
 
 
+def command(task: str, **options: Any) -> List[str]:
+    """What runs one task of `benchmarks.worker`."""
+    return [sys.executable, "-m", "benchmarks.worker", task, json.dumps(options)]
+
+
 def measure(task: str, published: bool = False, exact: bool = False, **options: Any) -> Dict[str, Any]:
     """Run one task of `benchmarks.worker` in a fresh process.
 
@@ -33,8 +38,8 @@ def measure(task: str, published: bool = False, exact: bool = False, **options: 
         RuntimeError: it failed; the message is the end of what it wrote.
     """
     print(f"{task} {' '.join(str(value) for value in options.values())}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "benchmarks.worker", task, json.dumps(options)]
-    done = subprocess.run(command, env=environment(published, exact), capture_output=True, text=True, check=False)
+    done = subprocess.run(command(task, **options), env=environment(published, exact), capture_output=True, text=True,
+                          check=False)
     if done.returncode:
         raise RuntimeError(f"{task} {options}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -153,9 +158,8 @@ def by_turns(case: str, ways: Sequence[str], rounds: int) -> Dict[str, List[floa
     with contextlib.ExitStack() as stack:
         processes = {}
         for way in ways:
-            options = json.dumps({"case": case, "way": way, "warm_up": WARM_UP})
             processes[way] = stack.enter_context(subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", "steps", options], env=environment(False, False), text=True,
+                command("steps", case=case, way=way, warm_up=WARM_UP), env=environment(False, False), text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         found: Dict[str, List[float]] = {way: [] for way in ways}
         # The first round does not count: a process may still make its first steps while the other one is timed.

@@ -85,4 +85,4 @@ def timing(case: str, way: str, quick: bool) -> Timing:
         return Timing(1, 1, 1)
     if quick:
         return Timing(1, WARM_UP, 1)
-    return Timing(2, WARM_UP, 2) if slow else Timing(2, WARM_UP, 7)
+    return Timing(2, WARM_UP, 2 if slow else 7)

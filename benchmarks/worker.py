@@ -73,9 +73,8 @@ def literal_step(network: Any, data: np.ndarray, labels: np.ndarray) -> Step:
     return step
 
 
-def our_step(network: Any, data: np.ndarray, labels: np.ndarray, mirrored: bool) -> Step:
+def our_step(learner: Learner, data: np.ndarray, labels: np.ndarray) -> Step:
     """As the stages step."""
-    learner = our_learner(network, mirrored)
     return lambda kind: learner.step(kind, data, labels, 0.01)
 
 
@@ -105,7 +104,7 @@ def stepper(network: Any, case: Case, way: str) -> Step:
     data, labels = images(case)
     if way == "literal":
         return literal_step(network, data, labels)
-    return our_step(network, data, labels, way == "mirrored")
+    return our_step(our_learner(network, way == "mirrored"), data, labels)
 
 
 def timed(step: Step, kind: str) -> float:
@@ -196,13 +195,10 @@ def static_pass(network: Any, data: Any, labels: Any) -> Any:
     chain = Chain(network, [data])
     for kind in KINDS:
         chain.add_group(kind, [p.name for p in parameters_of(network, kind) if p.grad_req != "null"])
-        outputs = chain.forward(kind, data)[0].copy()
-        outputs.attach_grad()
-        with mx.autograd.record():
-            losses = ClassificationLoss()(outputs, labels)
-        losses.backward()
-        chain.backward(kind, [outputs.grad])
-    return outputs
+        outputs = chain.forward(kind, data)
+        kept = outputs[0].copy()
+        chain.backward(kind, ClassificationLoss().gradients(outputs, labels)[1])
+    return kept
 
 
 def genotype_with(case: Case, percent: int) -> Genotype:
@@ -230,9 +226,8 @@ def live(case: str, percent: int, warm_up: int, repetitions: int) -> Dict[str, A
         learner.prepare(kind, data)
     mx.nd.waitall()
     rebuild = time.perf_counter() - start
-    step = stepper(network, CASES[case], "plain")
     return {"rebuild": rebuild, "connections": genotype.blocks[SHARED].num_connections,
-            **medians(step, warm_up, repetitions)}
+            **medians(our_step(learner, data, labels), warm_up, repetitions)}
 
 
 def limits(case: str) -> Dict[str, Any]:

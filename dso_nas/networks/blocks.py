@@ -16,7 +16,7 @@ from dso_nas.architecture.genotype import BlockGenotype
 from dso_nas.architecture.lambdas import PACKED
 from dso_nas.architecture.topology import AFTER, INPUT, REDUCTION_OPERATIONS, BlockTopology, Key, Node, Unit
 from dso_nas.networks.operations import ConvBNReLU, batch_norm, constant, convolved, into_blocks, make_operation, relu
-from dso_nas.training.programs import learns, trains_on_cpu
+from dso_nas.training.programs import in_rows, learns
 
 
 def runs(flags: Sequence[bool]) -> Iterator[Tuple[int, int, bool]]:
@@ -42,15 +42,6 @@ def stacked(F: Any, parts: Sequence[Any]) -> Any:
     layout where an operation has left it so, and gradients would come out wrong.
     """
     return F.stack(*parts, axis=1).reshape((0, -3, 0, 0))
-
-
-def in_rows(F: Any, x: Any) -> Any:
-    """`x` (B, C, H, W) and its gradient as they are, in the plain layout.
-
-    For training on the CPU, before operators that oneDNN does not have: they would bring them into that layout
-    themselves, and a static graph would keep their copies. Only oneDNN's operators do that without.
-    """
-    return F.transpose(x, axes=(0, 1, 2, 3)) if trains_on_cpu() else x
 
 
 def columns(F: Any, rows: Any, positions: Sequence[int], total: int) -> Any:

@@ -131,15 +131,11 @@ class Learner:
              *paths: Any) -> Tuple[Any, Any]:
         """Loss and wrong predictions of one device's part, on which gradients of a group are computed."""
         inputs = [self._cast(array) for array in (data, *paths)]
-        outputs = [output.detach() for output in chain.forward(group, *inputs)]
-        for output in outputs:
-            output.attach_grad()
-        with mx.autograd.record():
-            losses = self._loss(outputs if len(outputs) > 1 else outputs[0], labels)
-        losses.backward(None if scale is None else mx.nd.full(losses.shape, scale, losses.context, losses.dtype))
+        outputs = chain.forward(group, *inputs)
+        losses, heads = self._loss.gradients(outputs, labels, scale)
         # Before the backward pass, whose runs overwrite the outputs.
         errors = self._loss.errors(outputs, labels)
-        chain.backward(group, [output.grad for output in outputs])
+        chain.backward(group, heads)
         return losses.sum(), errors
 
     def _chain(self, group: str, inputs: Sequence[Any]) -> Chain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -40,6 +40,16 @@ class Loss:
             return self.of(_single(outputs), labels)
         main, auxiliary = (self.of(_single(logits), labels) for logits in outputs)
         return main + self._auxiliary_weight * auxiliary
+
+    def gradients(self, outputs: Sequence[Any], labels: Any, scale: Optional[float] = None) -> Tuple[Any, List[Any]]:
+        """Loss per image, (B,), and the gradient of the sum of them, times `scale`, for each of a network's outputs."""
+        heads = [output.detach() for output in outputs]
+        for head in heads:
+            head.attach_grad()
+        with mx.autograd.record():
+            losses = self(heads if len(heads) > 1 else heads[0], labels)
+        losses.backward(None if scale is None else mx.nd.full(losses.shape, scale, losses.context, losses.dtype))
+        return losses, [head.grad for head in heads]
 
     def of(self, logits: Any, labels: Any) -> Any:
         """Loss per image, (B,), of one head's logits."""

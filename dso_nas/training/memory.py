@@ -16,8 +16,7 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock
 
 from dso_nas.architecture.memory_plan import Group, block_groups
-from dso_nas.networks.blocks import in_rows
-from dso_nas.training.programs import Program, Traced, trace
+from dso_nas.training.programs import Program, Traced, in_rows, trace
 
 __all__ = ["Chain", "Group", "block_groups"]
 

@@ -41,6 +41,15 @@ def trains_on_cpu() -> bool:
     return _tracing.on_cpu
 
 
+def in_rows(F: Any, x: Any) -> Any:
+    """`x` (B, C, H, W) and its gradient as they are, in the plain layout.
+
+    For training on the CPU, before operators that oneDNN does not have: they would bring them into that layout
+    themselves, and a static graph would keep their copies. Only oneDNN's operators do that without.
+    """
+    return F.transpose(x, axes=(0, 1, 2, 3)) if trains_on_cpu() else x
+
+
 def constant(values: np.ndarray) -> Optional[mx.sym.Symbol]:
     """An input of the graph that is being traced, whose value is always this; None outside."""
     known = _tracing.constants
